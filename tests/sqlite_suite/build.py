@@ -1,0 +1,205 @@
+"""Obtains SQLite's own test program, `testfixture`, from Debian's source package.
+
+Strategy: everything lies in one cache directory outside the checkout (`$LITEFS_CACHE`, else
+`~/.cache/litefs-sqlite-suite`). The package comes through apt with a source list and package lists of our
+own, so the system's configuration is read and never changed, and no root is needed. The build takes about a
+minute, once; a stamp file says that it is complete.
+
+What differs from an ordinary build, and why:
+    - `-DSQLITE_NO_SYNC=1` leaves the Makefile, else no sync ever reaches the file system under test.
+    - `tester.tcl` takes its directory from the environment variable `SQLITE_TESTDIR`: its own `--testdir=`
+      leaves a Tcl variable behind that breaks wal2, and a symbolic link breaks tests that compare paths.
+    - Scripts that tests write and execute (`crash.tcl`, `tf_main.tcl`) go to `SQLITE_SCRATCH`: a mount of databases
+      need not carry other files.
+    - The lock bytes stay at 1 GiB. The suite moves them to 64 KiB, where LTX would store the lock page of
+      small databases although SQLite does not use it.
+
+Source: Debian's `sqlite3` source package (public domain), tests included.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+BUILD_TIMEOUT_S = 900.0
+"""A build needs a minute of one core; a loaded machine of CI gets fifteen."""
+
+_STAMP = "complete-2"
+"""Counted up when a change below makes an older build unusable."""
+
+_APT_SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
+_FEATURES = "-DSQLITE_ENABLE_SNAPSHOT -DSQLITE_ENABLE_UNLOCK_NOTIFY"
+_PENDING_BYTE_LINE = re.compile(r"sqlite3_test_control_pending_byte 0x0010000")
+_SCRIPT_USE = re.compile(r"(\bopen |\[info nameofexec\] |\$prg )(?:\./)?((?:crash|tf_main2?)\.tcl)\b")
+
+
+class SuiteUnavailableError(Exception):
+    """The test program cannot be had on this machine; nothing was run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Testfixture:
+    """A test program that is ready to run.
+
+    Attributes:
+        program: the `testfixture` executable.
+        test_dir: directory of the `*.test` files.
+        version: SQLite's version, as its source says.
+    """
+
+    __test__ = False
+
+    program: Path
+    test_dir: Path
+    version: str
+
+
+def cache_dir() -> Path:
+    """Returns the directory that keeps sources and build between runs."""
+    chosen = os.environ.get("LITEFS_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "litefs-sqlite-suite"
+
+
+def testfixture(*, may_build: bool = True) -> Testfixture:
+    """Returns the test program, building it when it is not in the cache.
+
+    Args:
+        may_build: False only looks into the cache.
+
+    Raises:
+        SuiteUnavailableError: no source package, no compiler, no Tcl, or `may_build` is False and nothing is built.
+    """
+    cache = cache_dir()
+    if not (cache / _STAMP).exists():
+        if not may_build:
+            raise SuiteUnavailableError(f"not built yet (tests/sqlite_suite/run builds it in {cache})")
+        cache.mkdir(parents=True, exist_ok=True)
+        with _exclusive(cache / "lock"):
+            if not (cache / _STAMP).exists():
+                _build(cache)
+    source = cache / "source"
+    return Testfixture(
+        program=cache / "build" / "testfixture",
+        test_dir=source / "test",
+        version=(source / "VERSION").read_text().strip(),
+    )
+
+
+testfixture.__test__ = False  # type: ignore[attr-defined]  # pytest would take the name for a test
+
+
+def _build(cache: Path) -> None:
+    for tool in ("apt-get", "gcc", "make", "tclsh"):
+        if shutil.which(tool) is None:
+            raise SuiteUnavailableError(f"`{tool}` is missing (needed: gcc make tcl-dev zlib1g-dev, on a Debian system)")
+    source = cache / "source"
+    if not source.exists():
+        _unpack(_download(cache / "apt"), source)
+    _patch_tests(source / "test")
+    build = cache / "build"
+    shutil.rmtree(build, ignore_errors=True)
+    build.mkdir()
+    _run([source / "configure", "CFLAGS=-O1 -g"], cwd=build)
+    makefile = build / "Makefile"
+    text = makefile.read_text()
+    if "-DSQLITE_NO_SYNC=1" not in text:
+        raise SuiteUnavailableError("the Makefile of this SQLite is not the one this was written for")
+    makefile.write_text(text.replace("-DSQLITE_NO_SYNC=1", ""))
+    _run(["make", f"-j{os.cpu_count() or 1}", f"OPTS={_FEATURES}", "testfixture"], cwd=build)
+    (cache / _STAMP).touch()
+
+
+def _download(apt: Path) -> Path:
+    """Returns the upstream tarball of the source package that belongs to the system's release."""
+    for name in ("lists/partial", "archives/partial"):
+        (apt / name).mkdir(parents=True, exist_ok=True)
+    sources = apt / "sources"
+    sources.mkdir(exist_ok=True)
+    _write_source_lists(sources)
+    options = [
+        f"-oDir::Etc::SourceList={os.devnull}",
+        f"-oDir::Etc::SourceParts={sources}",
+        f"-oDir::State::Lists={apt / 'lists'}",
+        f"-oDir::Cache={apt}",
+        "-oAPT::Sandbox::User=",
+    ]
+    _run(["apt-get", *options, "-qq", "update"], cwd=apt)
+    _run(["apt-get", *options, "-qq", "source", "--download-only", "sqlite3"], cwd=apt)
+    found = sorted(apt.glob("sqlite3_*.orig.tar.*"))
+    tarballs = [path for path in found if path.suffix != ".asc"]
+    if not tarballs:
+        raise SuiteUnavailableError("apt knows no source package `sqlite3`")
+    return tarballs[-1]
+
+
+def _write_source_lists(target: Path) -> None:
+    """Copies the system's source lists with binary entries turned into source entries."""
+    written = False
+    files = [_APT_SOURCES[0]] if _APT_SOURCES[0].exists() else []
+    files += sorted(_APT_SOURCES[1].glob("*")) if _APT_SOURCES[1].is_dir() else []
+    for path in files:
+        text = path.read_text(errors="replace")
+        if path.suffix == ".list" and re.search(r"^deb\s", text, re.M):
+            text = re.sub(r"^deb-src\s.*$", "", text, flags=re.M)
+            text = re.sub(r"^deb(?=\s)", "deb-src", text, flags=re.M)
+        elif path.suffix == ".sources" and re.search(r"^Types:", text, re.M):
+            text = re.sub(r"^Types:.*$", "Types: deb-src", text, flags=re.M)
+        else:
+            continue
+        (target / path.name).write_text(text)
+        written = True
+    if not written:
+        raise SuiteUnavailableError("this system has no apt source lists")
+
+
+def _unpack(tarball: Path, source: Path) -> None:
+    staging = source.with_name("unpacking")
+    shutil.rmtree(staging, ignore_errors=True)
+    with tarfile.open(tarball) as archive:
+        archive.extractall(staging, filter="data")
+    (top,) = staging.iterdir()
+    top.rename(source)
+    shutil.rmtree(staging)
+
+
+def _patch_tests(test_dir: Path) -> None:
+    tester = test_dir / "tester.tcl"
+    text = tester.read_text(encoding="latin-1")
+    if "SQLITE_TESTDIR" not in text:
+        text = text.replace("file mkdir $cmdlinearg(testdir)", "file mkdir $::env(SQLITE_TESTDIR)", 1)
+        text = text.replace("cd $cmdlinearg(testdir)", "cd $::env(SQLITE_TESTDIR)", 1)
+        text, count = _PENDING_BYTE_LINE.subn("sqlite3_test_control_pending_byte 0x40000000", text)
+        if text.count("$::env(SQLITE_TESTDIR)") != 2 or count != 1:
+            raise SuiteUnavailableError("the tester.tcl of this SQLite is not the one this was written for")
+        tester.write_text(text, encoding="latin-1")
+    for path in (tester, test_dir / "lock_common.tcl", *sorted(test_dir.glob("*.test"))):
+        text = path.read_text(encoding="latin-1")
+        moved = _SCRIPT_USE.sub(r"\1$::env(SQLITE_SCRATCH)/\2", text)
+        if moved != text:
+            path.write_text(moved, encoding="latin-1")
+
+
+def _run(command: list[str | Path], *, cwd: Path) -> None:
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, errors="replace", timeout=BUILD_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SuiteUnavailableError(f"{command[0]} took more than {BUILD_TIMEOUT_S:.0f} s") from error
+    if done.returncode:
+        raise SuiteUnavailableError(f"{command[0]} failed ({done.returncode}):\n{(done.stdout + done.stderr)[-2000:]}")
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Holds a lock file, so that two runs do not build into each other."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
