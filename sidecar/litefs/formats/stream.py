@@ -1,0 +1,358 @@
+"""The frames of the replication stream, and the position map that a replica asks with.
+
+Frame, big-endian: u32 type, then
+
+    1 LTX        u64 size (always 0) | u32 length | name, then the image in chunks
+    2 Ready      nothing: all databases were sent once
+    3 End        nothing: the sender ends the stream
+    4 DropDB     u32 length | name
+    5 Handoff    u32 length | lease id
+    6 HWM        u64 txid | u32 length | name
+    7 Heartbeat  i64 Unix milliseconds
+
+Chunks: { u16 length, 1 … 65535 | bytes }*, then u16 0.
+
+Position map: u32 n, then n × { u32 length | name | u64 txid | u64 checksum }, sorted by name.
+
+Strategy: images pass through in the pieces in which they arrive (`LtxChunk`); the decoder keeps at most one frame head.
+A sender that fails inside an image writes its error text where a chunk length belongs: this is no frame and cannot be
+told from chunks, so that only `LtxDecoder` and the missing end show it.
+
+Source: litefs-contract 5.2, 5.3, 18 (superfly/litefs v0.5.14).
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from litefs.errors import FormatError
+from litefs.formats.position import Checksum, Pos, Txid
+
+NAME_SIZE_MAX = 255
+"""Longest name of a database, or lease id, in bytes: the limit of a file name on Linux."""
+CHUNK_SIZE_MAX = 0xFFFF
+CHUNK_SIZE = 32768
+"""Size of the chunks we send, like those of the Go server."""
+END_OF_CHUNKS = b"\x00\x00"
+POSITION_MAP_DATABASES_MAX = 1 << 20
+"""More databases than a node can serve: a count beyond this is garbage."""
+
+_TYPE_LTX, _TYPE_READY, _TYPE_END, _TYPE_DROP_DB, _TYPE_HANDOFF, _TYPE_HWM, _TYPE_HEARTBEAT = range(1, 8)
+
+_U32 = struct.Struct(">I")
+_U16 = struct.Struct(">H")
+_TYPE_AND_LENGTH = struct.Struct(">II")
+_TYPE_NUMBER_LENGTH = struct.Struct(">IQI")
+_TYPE_AND_TIME = struct.Struct(">Iq")
+_POS = struct.Struct(">QQ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LtxFrame:
+    """An image follows, in chunks.
+
+    Attributes:
+        name: of the database.
+        size: of the image in bytes; always 0 in practice.
+    """
+
+    name: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyFrame:
+    """Every database has been sent once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndFrame:
+    """The sender ends the stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropDbFrame:
+    """The sender has no such database. Deprecated: receivers log it.
+
+    Attributes:
+        name: of the database.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandoffFrame:
+    """The receiver is to take over the lease.
+
+    Attributes:
+        lease_id: of the lease, opaque.
+    """
+
+    lease_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HwmFrame:
+    """The backup has everything through `txid`.
+
+    Attributes:
+        name: of the database.
+        txid: the high-water mark.
+    """
+
+    name: str
+    txid: Txid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatFrame:
+    """The sender is alive and has sent everything.
+
+    Attributes:
+        timestamp_ms: the sender's Unix time, in milliseconds.
+    """
+
+    timestamp_ms: int
+
+
+Frame = LtxFrame | ReadyFrame | EndFrame | DropDbFrame | HandoffFrame | HwmFrame | HeartbeatFrame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LtxChunk:
+    """The next bytes of the image that the last `LtxFrame` announced, as they arrived.
+
+    Attributes:
+        data: never empty.
+    """
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LtxEnd:
+    """The chunks of the image are complete."""
+
+
+Event = Frame | LtxChunk | LtxEnd
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Returns the bytes of a frame; after those of an `LtxFrame` go `encode_chunks` and `END_OF_CHUNKS`.
+
+    Raises:
+        FormatError: a name that cannot be a database's.
+    """
+    match frame:
+        case LtxFrame(name=name, size=size):
+            return _named(_TYPE_LTX, size, name)
+        case HwmFrame(name=name, txid=txid):
+            return _named(_TYPE_HWM, txid, name)
+        case HeartbeatFrame(timestamp_ms=timestamp_ms):
+            return _TYPE_AND_TIME.pack(_TYPE_HEARTBEAT, timestamp_ms)
+        case DropDbFrame(name=name):
+            encoded = encode_name(name)
+            return _TYPE_AND_LENGTH.pack(_TYPE_DROP_DB, len(encoded)) + encoded
+        case HandoffFrame(lease_id=lease_id):
+            encoded = encode_name(lease_id)
+            return _TYPE_AND_LENGTH.pack(_TYPE_HANDOFF, len(encoded)) + encoded
+        case ReadyFrame():
+            return _U32.pack(_TYPE_READY)
+        case EndFrame():
+            return _U32.pack(_TYPE_END)
+
+
+def _named(frame_type: int, number: int, name: str) -> bytes:
+    encoded = encode_name(name)
+    return _TYPE_NUMBER_LENGTH.pack(frame_type, number, len(encoded)) + encoded
+
+
+def encode_chunks(data: bytes | bytearray | memoryview) -> bytes:
+    """Returns `data` as chunks, without the end: call it for each piece of an image, then send `END_OF_CHUNKS`."""
+    view = memoryview(data)
+    parts: list[bytes | memoryview] = []
+    for offset in range(0, len(view), CHUNK_SIZE):
+        chunk = view[offset : offset + CHUNK_SIZE]
+        parts.append(_U16.pack(len(chunk)))
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def encode_name(name: str) -> bytes:
+    """Returns the bytes of a name.
+
+    Raises:
+        FormatError: empty, too long, or not the name of a file.
+    """
+    encoded = name.encode(errors="surrogateescape")
+    check_name(encoded)
+    return encoded
+
+
+def decode_name(encoded: bytes) -> str:
+    """Returns the name that a peer sent.
+
+    Raises:
+        FormatError: empty, too long, not UTF-8, or not the name of a file.
+    """
+    check_name(encoded)
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        raise FormatError(f"name is not UTF-8: {encoded!r}") from None
+
+
+def check_name(encoded: bytes) -> None:
+    """Checks that a name stays in its directory: peers' names become file names.
+
+    Raises:
+        FormatError: empty, too long, `.`, `..`, or with a slash or a zero byte.
+    """
+    if not 0 < len(encoded) <= NAME_SIZE_MAX or encoded in (b".", b"..") or b"/" in encoded or b"\0" in encoded:
+        raise FormatError(f"not a name: {encoded[:64]!r}, {len(encoded)} bytes")
+
+
+class StreamDecoder:
+    """A push parser of a stream. After an error it is of no further use."""
+
+    def __init__(self) -> None:
+        """Begins between two frames."""
+        self._rest = b""
+        self._is_in_image = False
+        self._chunk_left = 0
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
+        """Takes the next bytes and returns what they complete; parts of chunks are returned as they come.
+
+        Raises:
+            FormatError: an unknown type, or a name that cannot be one.
+        """
+        buffer = b"".join((self._rest, data))
+        events: list[Event] = []
+        offset = 0
+        while True:
+            taken = (
+                self._take_chunk(buffer, offset, events)
+                if self._is_in_image
+                else self._take_frame(buffer, offset, events)
+            )
+            if not taken:
+                break
+            offset += taken
+        self._rest = buffer[offset:]
+        return events
+
+    def finish(self) -> None:
+        """Says that the stream has ended.
+
+        Raises:
+            FormatError: in the middle of a frame or an image.
+        """
+        if self._rest or self._is_in_image:
+            raise FormatError("the stream ends inside a frame")
+
+    def _take_chunk(self, buffer: bytes, offset: int, events: list[Event]) -> int:
+        """Returns how many bytes were taken from `offset`, 0 if none can be."""
+        if self._chunk_left:
+            data = buffer[offset : offset + self._chunk_left]
+            if data:
+                self._chunk_left -= len(data)
+                events.append(LtxChunk(data=data))
+            return len(data)
+        if offset + 2 > len(buffer):
+            return 0
+        self._chunk_left = _U16.unpack_from(buffer, offset)[0]
+        if not self._chunk_left:
+            self._is_in_image = False
+            events.append(LtxEnd())
+        return 2
+
+    def _take_frame(self, buffer: bytes, offset: int, events: list[Event]) -> int:
+        """Returns how many bytes were taken from `offset`, 0 if the frame is not complete."""
+        if offset + 4 > len(buffer):
+            return 0
+        frame_type: int = _U32.unpack_from(buffer, offset)[0]
+        try:
+            frame, size = _decode_frame(frame_type, buffer, offset)
+        except struct.error:
+            return 0
+        if frame is None:
+            return 0
+        self._is_in_image = frame_type == _TYPE_LTX
+        events.append(frame)
+        return size
+
+
+def _decode_frame(frame_type: int, buffer: bytes, offset: int) -> tuple[Frame | None, int]:
+    """Returns the frame at `offset` and its size; None, or struct.error, if it is not complete."""
+    match frame_type:
+        case 1 | 6:
+            _, number, length = _TYPE_NUMBER_LENGTH.unpack_from(buffer, offset)
+            name, size = _take_name(buffer, offset, _TYPE_NUMBER_LENGTH.size, length)
+            if name is None:
+                return None, 0
+            if frame_type == _TYPE_LTX:
+                return LtxFrame(name=name, size=number), size
+            return HwmFrame(name=name, txid=number), size
+        case 4 | 5:
+            _, length = _TYPE_AND_LENGTH.unpack_from(buffer, offset)
+            name, size = _take_name(buffer, offset, _TYPE_AND_LENGTH.size, length)
+            if name is None:
+                return None, 0
+            return (DropDbFrame(name=name) if frame_type == _TYPE_DROP_DB else HandoffFrame(lease_id=name)), size
+        case 2:
+            return ReadyFrame(), 4
+        case 3:
+            return EndFrame(), 4
+        case 7:
+            return HeartbeatFrame(timestamp_ms=_TYPE_AND_TIME.unpack_from(buffer, offset)[1]), _TYPE_AND_TIME.size
+        case _:
+            raise FormatError(f"unknown stream frame type {frame_type:#010x}")
+
+
+def _take_name(buffer: bytes, offset: int, head_size: int, length: int) -> tuple[str | None, int]:
+    """Returns the name behind the head of a frame and the size of both; None if it is not complete."""
+    if not 0 < length <= NAME_SIZE_MAX:
+        raise FormatError(f"stream frame with a name of {length} bytes")
+    size = head_size + length
+    encoded = buffer[offset + head_size : offset + size]
+    return (decode_name(encoded) if len(encoded) == length else None), size
+
+
+def encode_position_map(positions: Mapping[str, Pos]) -> bytes:
+    """Returns the position map of a replica, sorted by name.
+
+    Raises:
+        FormatError: a name that cannot be a database's.
+    """
+    parts = [_U32.pack(len(positions))]
+    for name, pos in sorted((encode_name(name), pos) for name, pos in positions.items()):
+        parts.append(_U32.pack(len(name)) + name + _POS.pack(pos.txid, pos.checksum))
+    return b"".join(parts)
+
+
+def decode_position_map(data: bytes | bytearray | memoryview) -> dict[str, Pos]:
+    """Reads a whole position map.
+
+    Raises:
+        FormatError: cut short, with bytes behind it, with a name twice, or with a name that cannot be a database's.
+    """
+    data = bytes(data)
+    positions: dict[str, Pos] = {}
+    try:
+        (n,) = _U32.unpack_from(data)
+        offset = 4
+        for _ in range(n):
+            (length,) = _U32.unpack_from(data, offset)
+            name, size = _take_name(data, offset, 4, length)
+            txid, checksum = _POS.unpack_from(data, offset + size)
+            if name is None or name in positions:
+                raise FormatError(f"position map: name {name!r} twice or cut short")
+            positions[name] = Pos(txid=Txid(txid), checksum=Checksum(checksum))
+            offset += size + _POS.size
+    except struct.error:
+        raise FormatError("position map: cut short") from None
+    if offset != len(data):
+        raise FormatError(f"position map: {len(data) - offset} bytes behind it")
+    return positions
