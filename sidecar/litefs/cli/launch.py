@@ -1,0 +1,132 @@
+"""From a validated configuration to a running supervisor.
+
+Strategy: this process has loaded YAML and pydantic, which the supervisor must not keep. So it writes the plan into a
+memory file and replaces itself by a fresh interpreter, which inherits that file.
+"""
+
+import ipaddress
+import logging
+import os
+import shlex
+import sys
+from urllib.parse import urlsplit
+
+import msgspec
+
+from litefs.cli.config_models import Config
+from litefs.cli.plan import Plan
+from litefs.errors import ConfigError
+from litefs.link.settings import FilesystemSettings, LogSettings, NodeSettings
+
+_UNSET_FD = -1  # the supervisor makes the sockets and fills in their numbers
+_PROCESS_MODULES = {"filesystem": "litefs.cli.filesystem_process", "node": "litefs.cli.node_process"}
+
+_logger = logging.getLogger(__name__)
+
+
+def build_plan(config: Config, *, command: list[str] | None = None, skip_unmount: bool = False) -> Plan:
+    """Derives what to start from the configuration.
+
+    Args:
+        config: the configuration.
+        command: the words after `--` on the command line, which replace `exec`; joined and split again like there.
+        skip_unmount: leave a mount of an earlier run where it is.
+
+    Raises:
+        ConfigError: a command of `exec` has unbalanced quotes.
+    """
+    filesystem, node = process_settings(config)
+    return Plan(
+        settings={"filesystem": msgspec.to_builtins(filesystem), "node": msgspec.to_builtins(node)},
+        programs={name: [sys.executable, "-P", "-m", module] for name, module in _PROCESS_MODULES.items()},
+        commands=_commands(config, command),
+        exit_on_error=config.exit_on_error,
+        skip_sync=config.skip_sync,
+        skip_unmount=skip_unmount,
+    )
+
+
+def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
+    """Translates the user's keys into the settings of the two processes; paths become absolute."""
+    log = LogSettings(format=config.log.format.value, timestamp=config.log.timestamp, debug=config.log.debug)
+    data_dir, mount_dir = os.path.abspath(config.data.dir), os.path.abspath(config.fuse.dir)
+    is_primary = config.lease.candidate
+    filesystem = FilesystemSettings(
+        link_fd=_UNSET_FD,
+        control_fd=_UNSET_FD,
+        data_dir=data_dir,
+        mount_dir=mount_dir,
+        primary=is_primary,
+        allow_other=config.fuse.allow_other,
+        default_permissions=config.fuse.default_permissions,
+        debug=config.fuse.debug,
+        compress=config.data.compress,
+        overlay_memory_bytes=config.data.overlay_memory,
+        segment_bytes=config.data.segment_size,
+        retention_s=config.data.retention,
+        retention_check_s=max(config.data.retention_monitor_interval, 0.0),
+        log=log,
+    )
+    node = NodeSettings(
+        link_fd=_UNSET_FD,
+        control_fd=_UNSET_FD,
+        data_dir=data_dir,
+        mount_dir=mount_dir,
+        http_host=config.http.host,
+        http_port=config.http.port,
+        primary=is_primary,
+        primary_url="" if is_primary else config.lease.advertise_url,
+        hostname=config.lease.hostname,
+        reconnect_delay_s=config.lease.reconnect_delay,
+        snapshot_timeout_s=config.http.snapshot_timeout or config.data.retention,
+        compress=config.data.compress,
+        log=log,
+    )
+    return filesystem, node
+
+
+def warn_about_loopback(config: Config) -> None:
+    """Says so when other hosts are told to reach this primary, and its API listens on loopback only."""
+    advertised = urlsplit(config.lease.advertise_url).hostname
+    if config.lease.candidate and advertised and _is_loopback(config.http.host) and not _is_loopback(advertised):
+        _logger.warning(
+            'http.addr is "%s", so replicas cannot reach lease.advertise-url %s: '
+            'set http.addr to ":%d" to listen on every interface',
+            config.http.addr,
+            config.lease.advertise_url,
+            config.http.port,
+        )
+
+
+def exec_supervisor(plan: Plan) -> None:
+    """Replaces this process by the supervisor. Returns only by an exception.
+
+    Raises:
+        OSError: the interpreter cannot be started.
+    """
+    plan_fd = os.memfd_create("litefs-plan", 0)
+    os.write(plan_fd, plan.to_json().encode())
+    os.lseek(plan_fd, 0, os.SEEK_SET)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "litefs.cli.supervisor", str(plan_fd)])
+
+
+def _commands(config: Config, command: list[str] | None) -> list[list[str]]:
+    if command:
+        lines = [" ".join(command)]
+    else:
+        lines = [entry.cmd for entry in config.exec if config.lease.candidate or not entry.if_candidate]
+    try:
+        return [words for words in map(shlex.split, lines) if words]
+    except ValueError as error:
+        raise ConfigError(f"exec: {error}") from error
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
