@@ -254,7 +254,7 @@ class WalIndexMap:
         return self._regions[index]
 
     def _map_next(self) -> None:
-        """Maps one more piece of the file, extended by written zeros: a hole that the disk has no room for is SIGBUS."""
+        """Maps one more piece of the file, extended by written zeros: a hole the disk has no room for is SIGBUS."""
         offset = len(self._maps) * _MAP_BYTES
         size = os.fstat(self._fd).st_size
         if size < offset + _MAP_BYTES:
