@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 from litefs.errors import FormatError, NeedMoreData
 from litefs.formats.checksum import lock_pgno
+from litefs.formats.sqlite_header import PAGE_SIZES
 
 JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 JOURNAL_HEADER_SIZE = 28
@@ -40,7 +41,6 @@ _SUPER_TRAILER_SIZE = 16
 _RECORD_OVERHEAD = 8
 _CHECKSUM_STEP = 200
 _SECTOR_SIZES = frozenset(1 << n for n in range(5, 17))
-_PAGE_SIZES = frozenset(1 << n for n in range(9, 17))
 
 _HEADER = struct.Struct(">8s5I")
 _U32 = struct.Struct(">I")
@@ -175,7 +175,7 @@ class JournalReader:
             header = JournalHeader.decode(self._read_at(0, JOURNAL_HEADER_SIZE))
         except (FormatError, NeedMoreData):
             return None
-        if header.page_size not in _PAGE_SIZES or header.sector_size not in _SECTOR_SIZES:
+        if header.page_size not in PAGE_SIZES or header.sector_size not in _SECTOR_SIZES:
             return None
         return header
 
@@ -242,7 +242,7 @@ class JournalWriter:
         Raises:
             FormatError: a size that SQLite would not play back.
         """
-        if page_size not in _PAGE_SIZES or sector_size not in _SECTOR_SIZES:
+        if page_size not in PAGE_SIZES or sector_size not in _SECTOR_SIZES:
             raise FormatError(f"journal: page size {page_size}, sector size {sector_size}")
         self._page_size = page_size
         self._page_n = page_n

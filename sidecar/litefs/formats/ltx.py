@@ -1,4 +1,4 @@
-"""The LTX image, version 1: one transaction, or a run of them, as the pages they changed.
+"""The LTX image, version 1: one transaction, or a run of them, as the pages they changed. Its header and trailer.
 
 Header, 100 bytes, big-endian:
 
@@ -30,33 +30,26 @@ Source: litefs-contract 12.1, 18 (superfly/ltx v0.3.14).
 """
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import lz4.frame
-
 from litefs.errors import ChecksumError, FormatError, NeedMoreData
-from litefs.formats.checksum import CHECKSUM_FLAG, EMPTY_DATABASE_CHECKSUM, PENDING_BYTE, crc64
+from litefs.formats.checksum import CHECKSUM_FLAG, EMPTY_DATABASE_CHECKSUM, PENDING_BYTE
 from litefs.formats.position import NO_NODE, Checksum, NodeId, Pos, Txid
+from litefs.formats.sqlite_header import PAGE_SIZES
 
 MAGIC = b"LTX1"
 HEADER_SIZE = 100
 TRAILER_SIZE = 16
 PAGE_HEADER_SIZE = 4
 FLAG_LZ4 = 1 << 0
-PAGE_SIZES = frozenset(1 << n for n in range(9, 17))
 LZ4_MAGIC = b"\x04\x22\x4d\x18"
 
 _HEADER = struct.Struct(">4sIIIQQqQqqIIQ20x")
 _TRAILER = struct.Struct(">QQ")
-_END_AND_POST_APPLY = struct.Struct(">IQ")
 _PAGE_HEADER = struct.Struct(">I")
-_U64 = struct.Struct(">Q")
 _LZ4_SIZE = struct.Struct("<I")
 assert _HEADER.size == HEADER_SIZE
 assert _TRAILER.size == TRAILER_SIZE
-
-_END_MARK = bytes(PAGE_HEADER_SIZE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,66 +220,6 @@ def check_post_apply(header: LtxHeader, post_apply: int) -> None:
 def image_name(min_txid: int, max_txid: int) -> str:
     """Returns the file name of an image, as `litefs ltx` and backups use it."""
     return f"{min_txid:016x}-{max_txid:016x}.ltx"
-
-
-def encode_image(
-    header: LtxHeader, pages: Sequence[tuple[int, bytes | bytearray | memoryview]], post_apply: int
-) -> bytes:
-    """Encodes a whole image at once: the hot path of a commit. Large images go through `LtxEncoder`.
-
-    Args:
-        header: its flags decide whether the page block is compressed.
-        pages: (pgno, page), ascending.
-        post_apply: checksum of the database afterwards.
-
-    Returns:
-        The image, byte for byte as it goes to the log and to peers.
-
-    Raises:
-        FormatError: a page is out of order, out of bounds, the lock page or of the wrong size, or `post_apply`
-            cannot be right.
-    """
-    page_size, commit = header.page_size, header.commit
-    lock = PENDING_BYTE // page_size + 1
-    pack = _PAGE_HEADER.pack
-    parts: list[bytes | bytearray | memoryview] = [header.encode()]
-    previous = 0
-    for pgno, data in pages:
-        if not previous < pgno <= commit or pgno == lock or len(data) != page_size:
-            raise FormatError(f"LTX page {pgno} of {len(data)} bytes after page {previous}, commit {commit}")
-        previous = pgno
-        parts.append(pack(pgno))
-        parts.append(data)
-    check_post_apply(header, post_apply)
-    if header.min_txid == 1:
-        check_snapshot_page_n(header, len(pages))
-    if header.flags:
-        return _encode_compressed(parts, post_apply)
-    parts.append(_END_AND_POST_APPLY.pack(0, post_apply))
-    body = b"".join(parts)
-    return body + _U64.pack(CHECKSUM_FLAG | crc64(body))
-
-
-def _encode_compressed(parts: list[bytes | bytearray | memoryview], post_apply: int) -> bytes:
-    header = bytes(parts[0])
-    parts[0] = b""
-    parts.append(_END_MARK)
-    block = b"".join(parts)
-    post = _U64.pack(post_apply)
-    file_checksum = CHECKSUM_FLAG | crc64(post, crc64(block, crc64(header)))
-    return b"".join((header, compress_block(block), post, _U64.pack(file_checksum)))
-
-
-def compress_block(block: bytes) -> bytes:
-    """Returns `block` as one LZ4 frame whose header is that of the Go encoder: 04 22 4d 18 64 40 a7."""
-    frame: bytes = lz4.frame.compress(
-        block,
-        block_size=lz4.frame.BLOCKSIZE_MAX64KB,
-        block_linked=False,
-        content_checksum=True,
-        store_size=False,
-    )
-    return frame
 
 
 def check_snapshot_page_n(header: LtxHeader, page_n: int) -> None:

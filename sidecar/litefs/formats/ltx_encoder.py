@@ -1,12 +1,14 @@
-"""Encodes an LTX image piece by piece: what it has returned it does not keep.
+"""Encodes LTX images: small ones at once (`encode_image`), large ones piece by piece (`LtxEncoder`).
 
-Strategy: the caller asks for the header's bytes, hands in pages in ascending order, and asks for the end. Memory
-stays at what one call was given (plus one 64 KiB block with LZ4), however large the image.
+Strategy: a small image is one join and one CRC over the whole. For a large one the caller asks for the header's bytes,
+hands in pages in ascending order, and asks for the end; what was returned is not kept, so that memory stays at what one
+call was given (plus one 64 KiB block with LZ4).
 
 Source: see `litefs.formats.ltx`.
 """
 
 import struct
+from collections.abc import Sequence
 
 import lz4.frame
 
@@ -17,6 +19,68 @@ from litefs.formats.position import Checksum
 
 _pack_pgno = struct.Struct(">I").pack
 _pack_u64 = struct.Struct(">Q").pack
+_pack_end_and_post_apply = struct.Struct(">IQ").pack
+_END_MARK = bytes(PAGE_HEADER_SIZE)
+
+
+def encode_image(
+    header: LtxHeader, pages: Sequence[tuple[int, bytes | bytearray | memoryview]], post_apply: int
+) -> bytes:
+    """Encodes a whole image at once: the hot path of a commit. Large images go through `LtxEncoder`.
+
+    Args:
+        header: its flags decide whether the page block is compressed.
+        pages: (pgno, page), ascending.
+        post_apply: checksum of the database afterwards.
+
+    Returns:
+        The image, byte for byte as it goes to the log and to peers.
+
+    Raises:
+        FormatError: a page is out of order, out of bounds, the lock page or of the wrong size, or `post_apply`
+            cannot be right.
+    """
+    page_size, commit = header.page_size, header.commit
+    lock = PENDING_BYTE // page_size + 1
+    pack = _pack_pgno
+    parts: list[bytes | bytearray | memoryview] = [header.encode()]
+    previous = 0
+    for pgno, data in pages:
+        if not previous < pgno <= commit or pgno == lock or len(data) != page_size:
+            raise FormatError(f"LTX page {pgno} of {len(data)} bytes after page {previous}, commit {commit}")
+        previous = pgno
+        parts.append(pack(pgno))
+        parts.append(data)
+    check_post_apply(header, post_apply)
+    if header.min_txid == 1:
+        check_snapshot_page_n(header, len(pages))
+    if header.flags:
+        return _encode_compressed(parts, post_apply)
+    parts.append(_pack_end_and_post_apply(0, post_apply))
+    body = b"".join(parts)
+    return body + _pack_u64(CHECKSUM_FLAG | crc64(body))
+
+
+def _encode_compressed(parts: list[bytes | bytearray | memoryview], post_apply: int) -> bytes:
+    header = bytes(parts[0])
+    parts[0] = b""
+    parts.append(_END_MARK)
+    block = b"".join(parts)
+    post = _pack_u64(post_apply)
+    file_checksum = CHECKSUM_FLAG | crc64(post, crc64(block, crc64(header)))
+    return b"".join((header, _compress_block(block), post, _pack_u64(file_checksum)))
+
+
+def _compress_block(block: bytes) -> bytes:
+    """Returns `block` as one LZ4 frame whose header is that of the Go encoder: 04 22 4d 18 64 40 a7."""
+    frame: bytes = lz4.frame.compress(
+        block,
+        block_size=lz4.frame.BLOCKSIZE_MAX64KB,
+        block_linked=False,
+        content_checksum=True,
+        store_size=False,
+    )
+    return frame
 
 
 class LtxEncoder:
@@ -108,7 +172,7 @@ class LtxEncoder:
         check_post_apply(self._header, post_apply)
         if self._header.is_snapshot:
             check_snapshot_page_n(self._header, self._page_n)
-        end = self._emit(bytes(PAGE_HEADER_SIZE))
+        end = self._emit(_END_MARK)
         if self._compressor:
             end += self._compressor.flush()
         self._finished = True

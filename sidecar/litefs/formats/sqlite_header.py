@@ -23,7 +23,8 @@ from litefs.errors import FormatError
 DATABASE_HEADER_SIZE = 100
 DATABASE_MAGIC = b"SQLite format 3\x00"
 WAL_VERSION_BYTE = 2
-_SIZES = frozenset(1 << n for n in range(9, 17))
+PAGE_SIZES = frozenset(1 << n for n in range(9, 17))
+"""512 … 65536, the page sizes of SQLite."""
 
 _HEADER = struct.Struct(">16sHBB4xII8xI48xI")
 _U16 = struct.Struct(">H")
@@ -76,7 +77,7 @@ class SqliteHeader:
         if magic != DATABASE_MAGIC:
             raise FormatError("no SQLite database: wrong magic")
         page_size = 65536 if size == 1 else size
-        if page_size not in _SIZES:
+        if page_size not in PAGE_SIZES:
             raise FormatError(f"database header: page size {page_size}")
         if read_version not in (1, 2) or write_version not in (1, 2):
             raise FormatError(f"database header: versions {write_version}, {read_version}")

@@ -24,6 +24,7 @@ Source: litefs-contract 5.2, 5.3, 18 (superfly/litefs v0.5.14).
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 
 from litefs.errors import FormatError
 from litefs.formats.position import Checksum, Pos, Txid
@@ -33,18 +34,25 @@ NAME_SIZE_MAX = 255
 CHUNK_SIZE_MAX = 0xFFFF
 CHUNK_SIZE = 32768
 """Size of the chunks we send, like those of the Go server."""
-END_OF_CHUNKS = b"\x00\x00"
-POSITION_MAP_DATABASES_MAX = 1 << 20
-"""More databases than a node can serve: a count beyond this is garbage."""
-
-_TYPE_LTX, _TYPE_READY, _TYPE_END, _TYPE_DROP_DB, _TYPE_HANDOFF, _TYPE_HWM, _TYPE_HEARTBEAT = range(1, 8)
-
+CHUNK_TERMINATOR = b"\x00\x00"
 _U32 = struct.Struct(">I")
 _U16 = struct.Struct(">H")
 _TYPE_AND_LENGTH = struct.Struct(">II")
 _TYPE_NUMBER_LENGTH = struct.Struct(">IQI")
 _TYPE_AND_TIME = struct.Struct(">Iq")
 _POS = struct.Struct(">QQ")
+
+
+class FrameType(IntEnum):
+    """The first word of a frame."""
+
+    LTX = 1
+    READY = 2
+    END = 3
+    DROP_DB = 4
+    HANDOFF = 5
+    HWM = 6
+    HEARTBEAT = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,37 +147,35 @@ Event = Frame | LtxChunk | LtxEnd
 
 
 def encode_frame(frame: Frame) -> bytes:
-    """Returns the bytes of a frame; after those of an `LtxFrame` go `encode_chunks` and `END_OF_CHUNKS`.
+    """Returns the bytes of a frame; after those of an `LtxFrame` go `encode_chunks` and `CHUNK_TERMINATOR`.
 
     Raises:
-        FormatError: a name that cannot be a database's.
+        FormatError: a name that cannot be a database's, or a lease id that is too long.
     """
     match frame:
         case LtxFrame(name=name, size=size):
-            return _named(_TYPE_LTX, size, name)
+            encoded = encode_name(name)
+            return _TYPE_NUMBER_LENGTH.pack(FrameType.LTX, size, len(encoded)) + encoded
         case HwmFrame(name=name, txid=txid):
-            return _named(_TYPE_HWM, txid, name)
+            encoded = encode_name(name)
+            return _TYPE_NUMBER_LENGTH.pack(FrameType.HWM, txid, len(encoded)) + encoded
         case HeartbeatFrame(timestamp_ms=timestamp_ms):
-            return _TYPE_AND_TIME.pack(_TYPE_HEARTBEAT, timestamp_ms)
+            return _TYPE_AND_TIME.pack(FrameType.HEARTBEAT, timestamp_ms)
         case DropDbFrame(name=name):
             encoded = encode_name(name)
-            return _TYPE_AND_LENGTH.pack(_TYPE_DROP_DB, len(encoded)) + encoded
+            return _TYPE_AND_LENGTH.pack(FrameType.DROP_DB, len(encoded)) + encoded
         case HandoffFrame(lease_id=lease_id):
-            encoded = encode_name(lease_id)
-            return _TYPE_AND_LENGTH.pack(_TYPE_HANDOFF, len(encoded)) + encoded
+            encoded = lease_id.encode()
+            _check_length(len(encoded))
+            return _TYPE_AND_LENGTH.pack(FrameType.HANDOFF, len(encoded)) + encoded
         case ReadyFrame():
-            return _U32.pack(_TYPE_READY)
+            return _U32.pack(FrameType.READY)
         case EndFrame():
-            return _U32.pack(_TYPE_END)
-
-
-def _named(frame_type: int, number: int, name: str) -> bytes:
-    encoded = encode_name(name)
-    return _TYPE_NUMBER_LENGTH.pack(frame_type, number, len(encoded)) + encoded
+            return _U32.pack(FrameType.END)
 
 
 def encode_chunks(data: bytes | bytearray | memoryview) -> bytes:
-    """Returns `data` as chunks, without the end: call it for each piece of an image, then send `END_OF_CHUNKS`."""
+    """Returns `data` as chunks, without the end: call it for each piece of an image, then send `CHUNK_TERMINATOR`."""
     view = memoryview(data)
     parts: list[bytes | memoryview] = []
     for offset in range(0, len(view), CHUNK_SIZE):
@@ -180,37 +186,26 @@ def encode_chunks(data: bytes | bytearray | memoryview) -> bytes:
 
 
 def encode_name(name: str) -> bytes:
-    """Returns the bytes of a name.
+    """Returns the bytes of a database's name.
 
     Raises:
         FormatError: empty, too long, or not the name of a file.
     """
-    encoded = name.encode(errors="surrogateescape")
-    check_name(encoded)
+    _check_name(name)
+    encoded = name.encode()
+    _check_length(len(encoded))
     return encoded
 
 
-def decode_name(encoded: bytes) -> str:
-    """Returns the name that a peer sent.
-
-    Raises:
-        FormatError: empty, too long, not UTF-8, or not the name of a file.
-    """
-    check_name(encoded)
-    try:
-        return encoded.decode()
-    except UnicodeDecodeError:
-        raise FormatError(f"name is not UTF-8: {encoded!r}") from None
+def _check_name(name: str) -> None:
+    """Checks that a name stays in its directory: what peers send becomes a file name."""
+    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        raise FormatError(f"not the name of a database: {name!r}")
 
 
-def check_name(encoded: bytes) -> None:
-    """Checks that a name stays in its directory: peers' names become file names.
-
-    Raises:
-        FormatError: empty, too long, `.`, `..`, or with a slash or a zero byte.
-    """
-    if not 0 < len(encoded) <= NAME_SIZE_MAX or encoded in (b".", b"..") or b"/" in encoded or b"\0" in encoded:
-        raise FormatError(f"not a name: {encoded[:64]!r}, {len(encoded)} bytes")
+def _check_length(length: int) -> None:
+    if length > NAME_SIZE_MAX:
+        raise FormatError(f"a name of {length} bytes, {NAME_SIZE_MAX} are allowed")
 
 
 class StreamDecoder:
@@ -270,54 +265,52 @@ class StreamDecoder:
 
     def _take_frame(self, buffer: bytes, offset: int, events: list[Event]) -> int:
         """Returns how many bytes were taken from `offset`, 0 if the frame is not complete."""
-        if offset + 4 > len(buffer):
-            return 0
-        frame_type: int = _U32.unpack_from(buffer, offset)[0]
         try:
-            frame, size = _decode_frame(frame_type, buffer, offset)
+            frame, size = _decode_frame(buffer, offset)
         except struct.error:
             return 0
-        if frame is None:
-            return 0
-        self._is_in_image = frame_type == _TYPE_LTX
+        self._is_in_image = isinstance(frame, LtxFrame)
         events.append(frame)
         return size
 
 
-def _decode_frame(frame_type: int, buffer: bytes, offset: int) -> tuple[Frame | None, int]:
-    """Returns the frame at `offset` and its size; None, or struct.error, if it is not complete."""
+def _decode_frame(buffer: bytes, offset: int) -> tuple[Frame, int]:
+    """Returns the frame at `offset` and its size; raises struct.error if it is not complete."""
+    frame_type: int = _U32.unpack_from(buffer, offset)[0]
     match frame_type:
-        case 1 | 6:
+        case FrameType.LTX | FrameType.HWM:
             _, number, length = _TYPE_NUMBER_LENGTH.unpack_from(buffer, offset)
-            name, size = _take_name(buffer, offset, _TYPE_NUMBER_LENGTH.size, length)
-            if name is None:
-                return None, 0
-            if frame_type == _TYPE_LTX:
+            name, size = _decode_text(buffer, offset, _TYPE_NUMBER_LENGTH.size, length)
+            _check_name(name)
+            if frame_type == FrameType.LTX:
                 return LtxFrame(name=name, size=number), size
-            return HwmFrame(name=name, txid=number), size
-        case 4 | 5:
+            return HwmFrame(name=name, txid=Txid(number)), size
+        case FrameType.DROP_DB | FrameType.HANDOFF:
             _, length = _TYPE_AND_LENGTH.unpack_from(buffer, offset)
-            name, size = _take_name(buffer, offset, _TYPE_AND_LENGTH.size, length)
-            if name is None:
-                return None, 0
-            return (DropDbFrame(name=name) if frame_type == _TYPE_DROP_DB else HandoffFrame(lease_id=name)), size
-        case 2:
-            return ReadyFrame(), 4
-        case 3:
-            return EndFrame(), 4
-        case 7:
+            text, size = _decode_text(buffer, offset, _TYPE_AND_LENGTH.size, length)
+            if frame_type == FrameType.HANDOFF:
+                return HandoffFrame(lease_id=text), size
+            _check_name(text)
+            return DropDbFrame(name=text), size
+        case FrameType.READY:
+            return ReadyFrame(), _U32.size
+        case FrameType.END:
+            return EndFrame(), _U32.size
+        case FrameType.HEARTBEAT:
             return HeartbeatFrame(timestamp_ms=_TYPE_AND_TIME.unpack_from(buffer, offset)[1]), _TYPE_AND_TIME.size
         case _:
             raise FormatError(f"unknown stream frame type {frame_type:#010x}")
 
 
-def _take_name(buffer: bytes, offset: int, head_size: int, length: int) -> tuple[str | None, int]:
-    """Returns the name behind the head of a frame and the size of both; None if it is not complete."""
-    if not 0 < length <= NAME_SIZE_MAX:
-        raise FormatError(f"stream frame with a name of {length} bytes")
-    size = head_size + length
-    encoded = buffer[offset + head_size : offset + size]
-    return (decode_name(encoded) if len(encoded) == length else None), size
+def _decode_text(buffer: bytes, offset: int, head_size: int, length: int) -> tuple[str, int]:
+    """Returns the text behind the head of a frame and the size of both; raises struct.error if it is not complete."""
+    _check_length(length)
+    start = offset + head_size
+    (encoded,) = struct.unpack_from(f"{length}s", buffer, start)
+    try:
+        return encoded.decode(), head_size + length
+    except UnicodeDecodeError:
+        raise FormatError(f"not UTF-8: {encoded!r}") from None
 
 
 def encode_position_map(positions: Mapping[str, Pos]) -> bytes:
@@ -332,23 +325,23 @@ def encode_position_map(positions: Mapping[str, Pos]) -> bytes:
     return b"".join(parts)
 
 
-def decode_position_map(data: bytes | bytearray | memoryview) -> dict[str, Pos]:
+def decode_position_map(data: bytes) -> dict[str, Pos]:
     """Reads a whole position map.
 
     Raises:
         FormatError: cut short, with bytes behind it, with a name twice, or with a name that cannot be a database's.
     """
-    data = bytes(data)
     positions: dict[str, Pos] = {}
+    offset = _U32.size
     try:
         (n,) = _U32.unpack_from(data)
-        offset = 4
         for _ in range(n):
             (length,) = _U32.unpack_from(data, offset)
-            name, size = _take_name(data, offset, 4, length)
+            name, size = _decode_text(data, offset, _U32.size, length)
             txid, checksum = _POS.unpack_from(data, offset + size)
-            if name is None or name in positions:
-                raise FormatError(f"position map: name {name!r} twice or cut short")
+            _check_name(name)
+            if name in positions:
+                raise FormatError(f"position map: {name!r} twice")
             positions[name] = Pos(txid=Txid(txid), checksum=Checksum(checksum))
             offset += size + _POS.size
     except struct.error:

@@ -21,34 +21,37 @@ Frame header, 24 bytes, big-endian, then the page:
 
 A frame counts if its salts and its checksum match and all before it do; a transaction counts if its commit frame does.
 
+The checksum is two words that chase each other through the data:
+
+    for each pair of 32-bit words (a, b):  s0 += a + s1;  s1 += b + s0   (mod 2^32)
+
+Strategy: a loop over the words of a 4 KiB page takes 60 µs in Python, so a page is folded instead. One step is
+linear: it adds a vector for (a, b) to M·(s0, s1), M = [[1, 1], [1, 2]], whose powers are Fibonacci numbers:
+M^k = [[F(2k-1), F(2k)], [F(2k), F(2k+1)]]. Hence checksum(2h pairs) = M^h · checksum(first h) + checksum(last h).
+All pairs of a page sit in 64-bit lanes of two Python integers, one for s0 and one for s1; each round multiplies the
+earlier half of the lanes by M^h and adds it to the later half: nine rounds for 4 KiB, 16 µs. A product of two 32-bit
+words fits its lane exactly and is cut to 32 bits before anything is added to it.
+
+Why not numpy: 4 µs instead of 16, for about 25 MiB of memory per process, a quarter of what a whole node may use.
+
 Source: sqlite.org/fileformat2.html, section 4; wal.c of SQLite 3.40.
 """
 
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from litefs.errors import ChecksumError, FormatError, NeedMoreData
-from litefs.formats.wal_checksum import wal_checksum
-
-__all__ = [
-    "FRAME_HEADER_SIZE",
-    "WAL_HEADER_SIZE",
-    "WAL_MAGIC",
-    "WAL_VERSION",
-    "FrameHeader",
-    "WalFrame",
-    "WalHeader",
-    "WalReader",
-    "encode_frame_header",
-    "wal_checksum",
-]
+from litefs.formats.sqlite_header import PAGE_SIZES
 
 WAL_HEADER_SIZE = 32
 FRAME_HEADER_SIZE = 24
 WAL_MAGIC = 0x377F0682
 WAL_VERSION = 3007000
-_PAGE_SIZES = frozenset(1 << n for n in range(9, 17))
+_M32 = 0xFFFFFFFF
+_LOOP_PAIRS_MAX = 8
+"""Up to here the loop is faster than the fold."""
 
 _WAL_HEADER = struct.Struct(">6I")
 _FRAME_HEADER = struct.Struct(">6I")
@@ -56,6 +59,96 @@ _PAIR = struct.Struct(">2I")
 _SALTS_AND_CHECKSUM = struct.Struct(">4I")
 assert _WAL_HEADER.size + _PAIR.size == WAL_HEADER_SIZE
 assert _FRAME_HEADER.size == FRAME_HEADER_SIZE
+
+
+def wal_checksum(
+    data: bytes | bytearray | memoryview, s0: int = 0, s1: int = 0, *, big_endian: bool
+) -> tuple[int, int]:
+    """Returns the checksum of `data`, continued from (s0, s1).
+
+    Args:
+        data: a multiple of 8 bytes.
+        s0: first word of the checksum before.
+        s1: second word of the checksum before.
+        big_endian: how the words of `data` are read.
+    """
+    pair_n, rest = divmod(len(data), 8)
+    assert not rest, "the checksum runs over pairs of words"
+    if pair_n <= _LOOP_PAIRS_MAX:
+        return _loop(data, s0, s1, big_endian)
+    if pair_n & (pair_n - 1) == 0:
+        return _fold(data, s0, s1, big_endian)
+    # Not a page: as much as can be folded, and then what remains.
+    size = 8 << (pair_n.bit_length() - 1)
+    view = memoryview(data)
+    s0, s1 = _fold(view[:size], s0, s1, big_endian)
+    return wal_checksum(view[size:], s0, s1, big_endian=big_endian)
+
+
+def _loop(data: bytes | bytearray | memoryview, s0: int, s1: int, big_endian: bool) -> tuple[int, int]:
+    words = struct.unpack(f"{'>' if big_endian else '<'}{len(data) // 4}I", data)
+    for a, b in zip(words[::2], words[1::2], strict=True):
+        s0 = (s0 + a + s1) & _M32
+        s1 = (s1 + b + s0) & _M32
+    return s0, s1
+
+
+def _fold(data: bytes | bytearray | memoryview, s0: int, s1: int, big_endian: bool) -> tuple[int, int]:
+    """Checksums 2^n pairs. Big-endian reading reverses the lanes, so there the earlier ones are the high ones."""
+    pair_n = len(data) // 8
+    words, rounds = _plan(pair_n)
+    if big_endian:
+        lanes = int.from_bytes(data, "big")
+        first_lane = 64 * (pair_n - 1)
+        u = lanes >> 32 & words
+        v = u + (lanes & words)
+    else:
+        lanes = int.from_bytes(data, "little")
+        first_lane = 0
+        u = lanes & words
+        v = u + (lanes >> 32 & words)
+    # Lane (a, b) is the checksum (a, a + b) of its pair alone; the first one also carries M · (s0, s1).
+    u += (s0 + s1) << first_lane
+    v += (s0 + 2 * s1) << first_lane
+    for shift, low_half, words, f0, f1, f2 in rounds:
+        if big_endian:
+            early_u, early_v, u, v = u >> shift & words, v >> shift & words, u & low_half, v & low_half
+        else:
+            early_u, early_v, u, v = u & words, v & words, u >> shift, v >> shift
+        u += (early_u * f0 & words) + (early_v * f1 & words)
+        v += (early_u * f1 & words) + (early_v * f2 & words)
+    return u & _M32, v & _M32
+
+
+@lru_cache(maxsize=16)
+def _plan(pair_n: int) -> tuple[int, list[tuple[int, int, int, int, int, int]]]:
+    """Returns the mask of the low words of all lanes and, per round, what `_fold` needs.
+
+    A round is (bits in half the lanes, mask of these bits, mask of the low words in them, F(2h-1), F(2h), F(2h+1)).
+    """
+    rounds = []
+    h = pair_n // 2
+    while h:
+        f0, f1 = _fibonacci_pair(2 * h - 1)
+        rounds.append((64 * h, (1 << 64 * h) - 1, _low_words(h), f0, f1, (f0 + f1) & _M32))
+        h //= 2
+    return _low_words(pair_n), rounds
+
+
+def _low_words(lane_n: int) -> int:
+    return int.from_bytes(b"\xff\xff\xff\xff\x00\x00\x00\x00" * lane_n, "little")
+
+
+def _fibonacci_pair(n: int) -> tuple[int, int]:
+    """Returns F(n) and F(n+1) mod 2^32."""
+    a, b = 0, 1
+    for _ in range(n):
+        a, b = b, (a + b) & _M32
+    return a, b
+
+
+class WalVersionError(FormatError):
+    """A valid WAL header of a version that SQLite does not know: SQLite refuses to open the database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +171,7 @@ class WalHeader:
 
     def __post_init__(self) -> None:
         """Checks the page size."""
-        if self.page_size not in _PAGE_SIZES:
+        if self.page_size not in PAGE_SIZES:
             raise FormatError(f"WAL header: page size {self.page_size}")
 
     @property
@@ -101,8 +194,9 @@ class WalHeader:
 
         Raises:
             NeedMoreData: fewer than 32 bytes.
-            FormatError: wrong magic, version or page size.
+            FormatError: wrong magic or page size.
             ChecksumError: the checksum does not hold.
+            WalVersionError: all is well but the version.
         """
         if len(data) < WAL_HEADER_SIZE:
             raise NeedMoreData(f"WAL header: {len(data)} of {WAL_HEADER_SIZE} bytes")
@@ -116,7 +210,7 @@ class WalHeader:
         if wal_checksum(data[: _WAL_HEADER.size], big_endian=header.big_endian) != found:
             raise ChecksumError("WAL header: wrong checksum")
         if version != WAL_VERSION:
-            raise FormatError(f"WAL header: version {version}")
+            raise WalVersionError(f"WAL header: version {version}")
         return header
 
 
@@ -207,7 +301,7 @@ class WalReader:
             read_at: (offset, size) → bytes of the WAL, fewer only at its end.
 
         Raises:
-            FormatError: a valid header of an unknown version, which SQLite refuses to open.
+            WalVersionError: a valid header of an unknown version.
         """
         self._read_at = read_at
         self._header = _read_header(read_at(0, WAL_HEADER_SIZE))
@@ -242,17 +336,7 @@ class WalReader:
 def _read_header(data: bytes) -> WalHeader | None:
     try:
         return WalHeader.decode(data)
-    except (NeedMoreData, ChecksumError):
+    except WalVersionError:
+        raise
+    except (NeedMoreData, FormatError):
         return None
-    except FormatError:
-        if _WAL_HEADER.unpack_from(data)[1] != WAL_VERSION and is_wal_header_intact(data):
-            raise
-        return None
-
-
-def is_wal_header_intact(data: bytes) -> bool:
-    """Returns whether 32 bytes have the magic of a WAL and a checksum that holds, whatever their version."""
-    magic, _, page_size, *_ = _WAL_HEADER.unpack_from(data)
-    if magic & ~1 != WAL_MAGIC or page_size not in _PAGE_SIZES:
-        return False
-    return wal_checksum(data[: _WAL_HEADER.size], big_endian=bool(magic & 1)) == _PAIR.unpack_from(data, 24)
