@@ -1,0 +1,271 @@
+"""The HTTP API of a node as a FastAPI application: which request does what, and nothing else.
+
+    endpoint          whose      what
+    POST /stream      LiteFS     replication, see `replication`
+    GET /export       LiteFS     a database file as it is at one position
+    POST /import      LiteFS     a database file that replaces a database
+    GET /info         LiteFS     role and primary
+    GET /events       LiteFS     transactions and changes of the primary, one JSON a line
+    GET /metrics      LiteFS     Prometheus
+    POST /promote     LiteFS     200 on the primary, 409 on a node that is no candidate
+    /handoff /halt /tx LiteFS    501: not in this version
+    GET /status       ours       role, positions, lag and followers as JSON
+    GET /healthz      ours       200 while the process works
+    GET /readyz       ours       200 once the node is primary or has caught up with one, else 503
+
+Refusals are `text/plain`, one line. Every answer but that of `/metrics` names the node and the cluster.
+"""
+
+import logging
+from asyncio import get_running_loop
+from concurrent.futures import Executor
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from litefs.errors import LiteFSError, NotPrimaryError
+from litefs.formats.position import Pos
+from litefs.formats.stream import decode_position_map
+from litefs.http.bodies import body_chunks, whole_body
+from litefs.http.database_import import DatabaseImport
+from litefs.http.errors import BadRequestError, ConflictError, DatabaseNotFoundError, NotBuiltError
+from litefs.http.events import EventStream
+from litefs.http.feed import CommitFeed
+from litefs.http.followers import Follower, Followers
+from litefs.http.metrics import CONTENT_TYPE as METRICS_CONTENT_TYPE
+from litefs.http.metrics import Metrics
+from litefs.http.names import check_database_name
+from litefs.http.node_view import NodeView
+from litefs.http.pump import pump
+from litefs.http.replication import ReplicationStream, StreamSettings
+from litefs.http.responses import ProducedResponse
+from litefs.http.snapshot_images import open_export
+from litefs.http.status import info_document, status_document
+from litefs.http.status_table import status_of
+
+POSITION_MAP_BYTES_MAX = 4 << 20
+"""About 100,000 databases with names of ordinary length."""
+
+POSITION_HEADER = "Litefs-Position"
+"""Ours: the position of an exported file, `txid/checksum`."""
+
+LEASE_EXPIRED = "lease expired"
+"""What LiteFS answers, with 503, to a request that only the primary can serve."""
+
+logger = logging.getLogger(__name__)
+
+
+def _database_name(name: str = "") -> str:
+    return check_database_name(name)
+
+
+DatabaseName = Annotated[str, Depends(_database_name)]
+
+
+class NodeApi:
+    """The requests of one node, bound to it."""
+
+    def __init__(self, node: NodeView, feed: CommitFeed, executor: Executor, settings: StreamSettings) -> None:
+        """Args: executor: its threads read disks, compress and wait for the link."""
+        self._node = node
+        self._feed = feed
+        self._executor = executor
+        self._settings = settings
+        self._followers = Followers()
+        self._metrics = Metrics(node, feed, self._followers)
+        self._importing: set[str] = set()
+
+    def router(self) -> APIRouter:
+        """Returns the routes."""
+        router = APIRouter()
+        for method, path, endpoint in (
+            ("POST", "/stream", self.stream),
+            ("GET", "/export", self.export_database),
+            ("POST", "/import", self.import_database),
+            ("GET", "/info", self.info),
+            ("GET", "/status", self.status),
+            ("GET", "/events", self.events),
+            ("GET", "/metrics", self.metrics),
+            ("GET", "/healthz", self.healthz),
+            ("GET", "/readyz", self.readyz),
+            ("POST", "/promote", self.promote),
+            ("POST", "/handoff", self.not_built),
+            ("POST", "/halt", self.not_built),
+            ("DELETE", "/halt", self.not_built),
+            ("POST", "/tx", self.not_built),
+        ):
+            router.add_api_route(path, endpoint, methods=[method], response_model=None)
+        return router
+
+    async def stream(self, request: Request) -> Response:
+        """Serves a replica: its positions in, images out."""
+        status = self._node.status()
+        caller = request.headers.get("litefs-id", "").upper()
+        if caller == f"{status.node_id:016X}":
+            raise BadRequestError("cannot connect to self")
+        body = await whole_body(request, POSITION_MAP_BYTES_MAX)
+        if not body:
+            raise BadRequestError("EOF")
+        positions: dict[str, Pos] = decode_position_map(body)
+        if not status.is_primary:
+            raise NotPrimaryError(LEASE_EXPIRED)
+        self._followers.check_room()
+        names = request.query_params.get("filter")
+        client = request.client
+        follower = Follower(
+            node_id=caller[:16], address=f"{client.host}:{client.port}" if client else "", positions=positions
+        )
+        stream = ReplicationStream(
+            self._node,
+            self._feed,
+            self._executor,
+            self._followers,
+            follower,
+            self._settings,
+            names=frozenset(names.split(",")) if names else None,
+        )
+        logger.info("replica %s at %s follows with %d databases", follower.node_id, follower.address, len(positions))
+        return ProducedResponse(stream.run)
+
+    async def export_database(self, name: DatabaseName) -> Response:
+        """Sends a database file as it is at one position."""
+        database = self._feed.positions.get(name)
+        if database is None or (database.txid > 0 and database.page_n == 0):
+            raise DatabaseNotFoundError("database not found")
+        if database.txid == 0:
+            return Response(media_type="application/octet-stream")
+        export = await get_running_loop().run_in_executor(self._executor, open_export, self._node, name)
+        return ProducedResponse(
+            partial(pump, self._executor, export.pages),
+            media_type="application/octet-stream",
+            headers={"Content-Length": str(export.size_bytes), POSITION_HEADER: str(export.pos)},
+        )
+
+    async def import_database(self, request: Request, name: DatabaseName) -> Response:
+        """Replaces a database by the file in the body."""
+        if not self._node.status().is_primary:
+            raise NotPrimaryError(LEASE_EXPIRED)
+        if name in self._importing:
+            raise ConflictError(f"an import of {name!r} is under way")
+        length = request.headers.get("content-length", "")
+        database_import = DatabaseImport(
+            partial(self._node.open_replacement, name), self._executor, int(length) if length.isdigit() else None
+        )
+        self._importing.add(name)
+        try:
+            await database_import.run(body_chunks(request))
+        finally:
+            self._importing.discard(name)
+        return Response()
+
+    async def info(self) -> Response:
+        """Tells role and primary."""
+        document = info_document(self._node.status(), str(self._node.data_dir))
+        return Response(document, media_type="text/plain")
+
+    async def status(self) -> Response:
+        """Tells everything about the node's standing."""
+        document = status_document(self._node.status(), self._feed.positions, self._followers.connected)
+        return Response(document, media_type="application/json")
+
+    async def events(self) -> Response:
+        """Streams transactions and changes of the primary."""
+        return ProducedResponse(EventStream(self._node, self._feed, self._executor).run, media_type="application/json")
+
+    async def metrics(self) -> Response:
+        """Reports to Prometheus."""
+        return Response(self._metrics.exposition(), headers={"Content-Type": METRICS_CONTENT_TYPE})
+
+    async def healthz(self) -> Response:
+        """Says that the process works."""
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self) -> Response:
+        """Says whether the databases are those of the primary."""
+        if self._node.status().ready:
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("not ready\n", HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def promote(self) -> Response:
+        """Makes this node the primary; a primary has nothing to do, and who is no candidate cannot."""
+        status = self._node.status()
+        if status.is_primary:
+            return Response()
+        if not status.candidate:
+            raise ConflictError("not eligible to become primary")
+        raise NotBuiltError("promotion is not supported by this version")
+
+    async def not_built(self, request: Request) -> Response:
+        """Refuses what this version cannot do."""
+        raise NotBuiltError(f"{request.url.path} is not supported by this version")
+
+
+def create_app(node: NodeView, feed: CommitFeed, executor: Executor, settings: StreamSettings) -> ASGIApp:
+    """Returns the application of one node.
+
+    Args:
+        node: what it serves.
+        feed: of the node's commits.
+        executor: its threads read disks, compress and wait for the link.
+        settings: of the replication streams.
+    """
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.include_router(NodeApi(node, feed, executor, settings).router())
+    app.add_exception_handler(HTTPException, _refuse_unrouted)
+    for kind in (LiteFSError, OSError):
+        app.add_exception_handler(kind, _refuse)
+    app.add_exception_handler(ClientDisconnect, _ignore)
+    return IdentityHeaders(app, node)
+
+
+class IdentityHeaders:
+    """Puts the node's and the cluster's id on every answer but that of `/metrics`."""
+
+    def __init__(self, app: ASGIApp, node: NodeView) -> None:
+        """Args: app: the application whose answers they are put on."""
+        self._app = app
+        self._node = node
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope["path"] != "/metrics":
+                status = self._node.status()
+                headers = MutableHeaders(scope=message)
+                headers["Litefs-Id"] = f"{status.node_id:016X}"
+                if status.cluster_id:
+                    headers["Litefs-Cluster-Id"] = status.cluster_id
+            await send(message)
+
+        await self._app(scope, receive, send_named)
+
+
+def _refusal(status: int, reason: str) -> Response:
+    return PlainTextResponse(f"{reason}\n", status, headers={"X-Content-Type-Options": "nosniff"})
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    status = status_of(error)
+    if status is None:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return _refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
+    logger.info("%s %s refused with %d: %s", request.method, request.url.path, status, error)
+    return _refusal(status, str(error))
+
+
+async def _refuse_unrouted(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    reason = {404: "404 page not found", 405: "method not allowed"}.get(error.status_code, error.detail)
+    return _refusal(error.status_code, reason)
+
+
+async def _ignore(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody is there to read it

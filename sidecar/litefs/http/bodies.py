@@ -1,0 +1,50 @@
+"""Request bodies read within bounds: how many bytes, and how long a peer may be silent."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+
+from litefs.http.errors import OversizeError, SlowPeerError
+
+RECEIVE_DEADLINE_S = 30.0
+"""Longest silence in the middle of a body; as long as a peer may take to read from us."""
+
+
+async def body_chunks(request: Request, deadline_s: float = RECEIVE_DEADLINE_S) -> AsyncIterator[bytes]:
+    """Yields the body as it arrives.
+
+    Raises:
+        SlowPeerError: nothing came for `deadline_s` seconds.
+        starlette.requests.ClientDisconnect: the peer went away.
+    """
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(deadline_s):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise SlowPeerError(f"the body stalled for {deadline_s} s") from None
+        if chunk:
+            yield chunk
+
+
+async def whole_body(request: Request, bytes_max: int, deadline_s: float = RECEIVE_DEADLINE_S) -> bytes:
+    """Returns the body.
+
+    Raises:
+        OversizeError: it is larger than `bytes_max`.
+        SlowPeerError: nothing came for `deadline_s` seconds.
+        starlette.requests.ClientDisconnect: the peer went away.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length) > bytes_max:
+        raise OversizeError(f"body of {length} bytes, at most {bytes_max} are allowed")
+    body = bytearray()
+    async for chunk in body_chunks(request, deadline_s):
+        body += chunk
+        if len(body) > bytes_max:
+            raise OversizeError(f"body of more than {bytes_max} bytes")
+    return bytes(body)

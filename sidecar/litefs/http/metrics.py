@@ -1,0 +1,102 @@
+"""What `GET /metrics` reports, under LiteFS's names where it has one, under ours beside them.
+
+Strategy: nothing is counted twice. A scrape reads the feed, the followers and the node, and turns them into
+samples; between scrapes monitoring costs nothing.
+
+    ours                                meaning
+    litefs_db_pages                     size of a database in pages
+    litefs_db_pending_txn_count         transactions in the log of a replica that wait to be applied
+    litefs_follower_behind_txn_count    transactions not yet sent to a follower
+    litefs_follower_sent_bytes          bytes of the stream sent to a follower
+    litefs_ready                        1 once the node is primary or has caught up
+
+Counts of writes per kind of file belong to the filesystem process and are not here yet.
+
+Source: LiteFS 0.5.14, GET /metrics.
+"""
+
+import re
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from litefs.http.feed import CommitFeed
+from litefs.http.followers import Followers
+from litefs.http.node_view import NodeView
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_OUR_COUNTER_HEADS = re.compile(rb"(?m)^(# (?:HELP|TYPE) litefs_\w+)_total ")
+
+
+class Metrics:
+    """The registry of one node."""
+
+    def __init__(self, node: NodeView, feed: CommitFeed, followers: Followers) -> None:
+        """Args: followers: the streams that are served."""
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_NodeCollector(node, feed, followers))
+        ProcessCollector(registry=self._registry)
+
+    def exposition(self) -> bytes:
+        """Returns all samples in Prometheus's text format 0.0.4."""
+        # The library ends counters in `_total`; LiteFS's names, and dashboards made for them, do not.
+        return _OUR_COUNTER_HEADS.sub(rb"\1 ", generate_latest(self._registry))
+
+
+class _NodeCollector(Collector):
+    def __init__(self, node: NodeView, feed: CommitFeed, followers: Followers) -> None:
+        self._node = node
+        self._feed = feed
+        self._followers = followers
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields all metrics of the node, its databases and its followers."""
+        yield from self._of_node()
+        yield from self._of_databases()
+        yield from self._of_followers()
+
+    def _of_node(self) -> Iterator[Metric]:
+        status = self._node.status()
+        yield _value("litefs_db_count", "Number of managed databases.", len(self._feed.positions))
+        yield _value("litefs_is_primary", "Primary status of the node.", status.is_primary)
+        yield _value("litefs_ready", "Whether the node is primary or has caught up once.", status.ready)
+        yield _value("litefs_subscriber_count", "Number of connected subscribers", self._feed.subscriber_n)
+        if status.lag_ms is not None:
+            yield _value("litefs_lag_seconds", "Lag behind the primary node, in seconds", status.lag_ms / 1000)
+
+    def _of_databases(self) -> Iterator[Metric]:
+        databases = sorted(self._feed.positions.items())
+        txids = Metric("litefs_db_txid", "Current transaction ID.", "gauge")
+        pages = Metric("litefs_db_pages", "Size of the database in pages.", "gauge")
+        pending = Metric("litefs_db_pending_txn_count", "Number of transactions waiting to be applied.", "gauge")
+        commits = Metric("litefs_db_commit_count", "Number of database commits.", "counter")
+        for name, database in databases:
+            labels = {"db": name}
+            txids.add_sample("litefs_db_txid", labels, database.txid)
+            pages.add_sample("litefs_db_pages", labels, database.page_n)
+            pending.add_sample("litefs_db_pending_txn_count", labels, max(database.logged_txid - database.txid, 0))
+            commits.add_sample("litefs_db_commit_count", labels, self._feed.commit_n[name])
+        yield from (txids, pages, pending, commits)
+
+    def _of_followers(self) -> Iterator[Metric]:
+        followers = self._followers
+        yield _value("litefs_http_stream_count", "Number of streams currently connected.", len(followers.connected))
+        frames = Metric("litefs_http_frame_send_count", "Number of frames sent.", "counter")
+        for (name, kind), count in sorted(followers.frame_counts.items()):
+            frames.add_sample("litefs_http_frame_send_count", {"db": name, "type": kind}, count)
+        sent = Metric("litefs_follower_sent_bytes", "Bytes of the stream sent to a follower.", "gauge")
+        behind = Metric("litefs_follower_behind_txn_count", "Transactions not yet sent to a follower.", "gauge")
+        for follower in followers.connected:
+            labels = {"node": follower.node_id, "address": follower.address}
+            sent.add_sample("litefs_follower_sent_bytes", labels, follower.sent_bytes)
+            behind.add_sample("litefs_follower_behind_txn_count", labels, follower.behind_n(self._feed.positions))
+        yield from (frames, sent, behind)
+
+
+def _value(name: str, documentation: str, value: float) -> Metric:
+    metric = Metric(name, documentation, "gauge")
+    metric.add_sample(name, {}, float(value))
+    return metric

@@ -1,0 +1,82 @@
+"""What the HTTP API needs of a node. `litefs.node.node.Node` provides it; tests provide a smaller one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from litefs.link.messages import Answer, CloseSnapshot, Committed, DatabaseInfo, OpenSnapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """Where a node stands.
+
+    Attributes:
+        node_id: random per process; the `Litefs-Id` header and the author of images.
+        cluster_id: `LFSC` and 16 hexadecimal digits, or "" while unknown.
+        is_primary: this node accepts commits now.
+        candidate: this node may become primary.
+        primary_hostname: of the current primary, itself included; "" if none is known.
+        ready: it is the primary, or has caught up with one since it started.
+        lag_ms: age of the newest sign of the primary; 0 on the primary, None before the first sign.
+    """
+
+    node_id: int
+    cluster_id: str
+    is_primary: bool
+    candidate: bool
+    primary_hostname: str
+    ready: bool
+    lag_ms: int | None
+
+
+class NodeView(Protocol):
+    """The node as the HTTP API sees it. Every method may be called from any thread."""
+
+    @property
+    def data_dir(self) -> Path:
+        """The data directory, whose logs are read and never written here."""
+
+    def status(self) -> NodeStatus:
+        """Returns where the node stands now; cheap, without waiting."""
+
+    def databases(self) -> Mapping[str, DatabaseInfo]:
+        """Returns every database by name, as last heard of."""
+
+    def subscribe(self, callback: Callable[[Committed], None]) -> Callable[[], None]:
+        """Has `callback` called after each change of a position, on the link's thread. Returns the way to end it."""
+
+    def call(self, message: OpenSnapshot) -> Answer:
+        """Asks the filesystem process and waits for its answer.
+
+        Raises:
+            LinkClosedError: the other process is gone.
+        """
+
+    def send(self, message: CloseSnapshot) -> None:
+        """Tells the filesystem process something that has no answer."""
+
+    def open_replacement(self, name: str, page_size: int, page_n: int) -> "Replacement":
+        """Begins to replace a database of this primary as a whole.
+
+        Raises:
+            NotPrimaryError: this node may not change databases.
+        """
+
+
+class Replacement(Protocol):
+    """A whole new state of one database, written in order and then flipped in. Used from one thread at a time."""
+
+    def write_pages(self, first_pgno: int, data: bytes | memoryview) -> None:
+        """Takes the next run of whole pages."""
+
+    def commit(self) -> None:
+        """Syncs the pages and flips them in as the next transaction; returns when readers see them.
+
+        Raises:
+            NotPrimaryError: this node may not change databases any more; nothing was replaced.
+        """
+
+    def abort(self) -> None:
+        """Discards what was written; the database stays as it is. Nothing after `commit`."""

@@ -1,0 +1,212 @@
+"""The body of `POST /stream`: everything a follower needs to get to our position and to stay there.
+
+Strategy: per database, decide by the follower's position what takes it further: images from the log, or a
+snapshot. Do that once for every database, say Ready, then again for each database that moved. The bytes go
+to a function that waits while the follower is slow; nothing here knows of HTTP.
+
+    follower's position, database at TXID n     what is sent
+    beyond n, or at n with another checksum     as from position 0 (asked once, when it calls)
+    at n with the same checksum                 nothing
+    0                                           a snapshot
+    t < n, image t+1 follows it                 the images t+1..n
+    t < n, it does not, or is not in the log    a snapshot
+
+Guarantees: only committed transactions leave the node. A frame is sent whole, or the body ends within it by
+an exception and never by an End frame.
+
+Source: LiteFS 0.5.14, POST /stream.
+"""
+
+import asyncio
+import logging
+import time
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+
+from litefs.errors import CorruptStateError, FormatError, PositionMismatchError
+from litefs.formats.position import ZERO_POS, Pos, Txid
+from litefs.formats.stream import DropDbFrame, EndFrame, HeartbeatFrame, ReadyFrame, encode_frame
+from litefs.http.errors import SlowPeerError
+from litefs.http.feed import CommitFeed, Subscription
+from litefs.http.followers import Follower, Followers, FrameKind
+from litefs.http.log_images import Block, framed_images
+from litefs.http.node_view import NodeView
+from litefs.http.pump import Write, pump
+from litefs.http.snapshot_images import framed_drop, framed_snapshot
+from litefs.link.messages import DatabaseInfo
+from litefs.storage.log_reader import LogGapError, LogReader
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+"""Silence after which a heartbeat is due; followers take ten times that for death."""
+
+LOG_READERS_MAX = 32
+"""Logs that one stream keeps open, at most four descriptors each. A database beyond that is searched again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSettings:
+    """How streams are served.
+
+    Attributes:
+        compress: snapshots are LZ4 frames.
+        snapshot_timeout_s: longest time that one snapshot may take.
+    """
+
+    compress: bool
+    snapshot_timeout_s: float
+
+
+class ReplicationStream:
+    """One follower's stream, from its position map to the End frame."""
+
+    def __init__(
+        self,
+        node: NodeView,
+        feed: CommitFeed,
+        executor: Executor,
+        followers: Followers,
+        follower: Follower,
+        settings: StreamSettings,
+        names: frozenset[str] | None = None,
+    ) -> None:
+        """Args: executor: reads and compresses; names: the only databases to send, all if None."""
+        self._node = node
+        self._feed = feed
+        self._executor = executor
+        self._followers = followers
+        self._follower = follower
+        self._settings = settings
+        self._names = names
+        self._logs: dict[str, LogReader] = {}
+
+    async def run(self, write: Write) -> None:
+        """Writes the stream until the feed closes.
+
+        Args:
+            write: sends bytes, waiting while the follower is slow.
+
+        Raises:
+            CorruptStateError, DatabaseNotFoundError, LinkClosedError, SlowPeerError: the stream cannot go on,
+                and the connection must be dropped as it is.
+        """
+        subscription = self._feed.subscribe()
+        try:
+            with self._followers.listed(self._follower):
+                await self._run(subscription, write)
+        finally:
+            self._feed.unsubscribe(subscription)
+            for log in self._logs.values():
+                log.close()
+
+    async def _run(self, subscription: Subscription, write: Write) -> None:
+        self._forget_diverged()
+        for name in sorted(self._wanted(set(self._follower.positions) | subscription.take())):
+            await self._catch_up(name, write, live=False)
+        self._follower.ready = True
+        await write(encode_frame(ReadyFrame()) + _heartbeat())
+        while not subscription.closed:
+            await subscription.wait(HEARTBEAT_S)
+            names = self._wanted(subscription.take())
+            for name in names:
+                await self._catch_up(name, write, live=True)
+            if not names and not subscription.closed:
+                await write(_heartbeat())
+        await write(encode_frame(EndFrame()))
+
+    def _wanted(self, names: set[str]) -> set[str]:
+        return names if self._names is None else names & self._names
+
+    def _forget_diverged(self) -> None:
+        """Drops the follower's positions that are on another branch than ours.
+
+        Only what it claims can be: what we send later is ours, though `feed` may hear of it after we sent it.
+        """
+        for name, pos in list(self._follower.positions.items()):
+            database = self._feed.positions.get(name)
+            if database is not None and (
+                pos.txid > database.txid or (pos.txid == database.txid and pos.checksum != database.checksum)
+            ):
+                self._follower.positions[name] = ZERO_POS
+
+    async def _catch_up(self, name: str, write: Write, *, live: bool) -> None:
+        """Sends what takes the follower to the position that `name` has when this ends.
+
+        Args:
+            name: of the database.
+            write: sends bytes.
+            live: what it lacks was written just now: it is in the page cache and was verified on its way there.
+        """
+        while True:
+            database = self._feed.positions.get(name)
+            if database is None:
+                await write(encode_frame(DropDbFrame(name=name)))
+                return
+            pos = self._follower.positions.get(name, ZERO_POS)
+            if pos.txid == database.txid and pos.checksum != database.checksum and database.txid:
+                raise CorruptStateError(f"{name}: the log led to {pos}, the database is at {database}")
+            if pos.txid >= database.txid:
+                return
+            if pos.txid > 0:
+                await self._send_images(database, pos, write, live=live)
+                if self._follower.positions.get(name) != pos:
+                    continue  # it got somewhere; the rest is decided anew
+            await self._send_snapshot(database, write)
+
+    async def _send_images(self, database: DatabaseInfo, pos: Pos, write: Write, *, live: bool) -> None:
+        """Sends images from the log, as far as they follow; the follower's position tells how far that was."""
+        name = database.name
+        blocks = framed_images(self._log(name), name, pos, Txid(database.txid), verify=not live)
+        take = partial(self._send, name, write, "ltx")
+        try:
+            if live and (block := next(blocks, None)) is not None:
+                # One small read of what was written just now costs less than handing it to a thread.
+                await take(block)
+                if block.pos is not None and block.pos.txid >= database.txid:
+                    return
+            await pump(self._executor, blocks, take)
+        except (LogGapError, PositionMismatchError) as reason:
+            logger.info("%s: a snapshot is needed for %s: %s", name, self._follower.address, reason)
+        except FormatError as reason:
+            logger.warning("%s: a snapshot is sent, for the log is damaged: %s", name, reason)
+
+    async def _send_snapshot(self, database: DatabaseInfo, write: Write) -> None:
+        name = database.name
+        take = partial(self._send, name, write, "ltx:snapshot")
+        if database.page_n == 0:
+            await take(framed_drop(database, self._node.status().node_id))
+            return
+        started = time.monotonic()
+        sent_before = self._follower.sent_bytes
+        blocks = framed_snapshot(self._node, name, compress=self._settings.compress)
+        try:
+            async with asyncio.timeout(self._settings.snapshot_timeout_s):
+                await pump(self._executor, blocks, take)
+        except TimeoutError:
+            raise SlowPeerError(f"{name}: no snapshot within {self._settings.snapshot_timeout_s} s") from None
+        seconds = time.monotonic() - started
+        megabytes = (self._follower.sent_bytes - sent_before) / 1e6
+        logger.info("%s: snapshot to %s: %.1f MB in %.2f s", name, self._follower.address, megabytes, seconds)
+
+    async def _send(self, name: str, write: Write, kind: FrameKind, block: Block) -> None:
+        await write(block.data)
+        self._follower.sent_bytes += len(block.data)
+        if block.pos is not None:
+            self._follower.positions[name] = block.pos
+            self._followers.frame_counts[name, kind] += 1
+
+    def _log(self, name: str) -> LogReader:
+        """Returns the reader of a database's log, which remembers where the last image ended."""
+        log = self._logs.pop(name, None)
+        if log is None:
+            while len(self._logs) >= LOG_READERS_MAX:
+                self._logs.pop(next(iter(self._logs))).close()
+            log = LogReader(self._node.data_dir / "dbs" / name / "log")
+        self._logs[name] = log
+        return log
+
+
+def _heartbeat() -> bytes:
+    return encode_frame(HeartbeatFrame(timestamp_ms=time.time_ns() // 1_000_000))

@@ -1,0 +1,189 @@
+"""The HTTP server of a node: uvicorn on the event loop of the process, with bounds on what a peer may do.
+
+What uvicorn does not bound by itself, and this module does:
+
+    a connection that sends no or half a request head    closed after `HEAD_DEADLINE_S`
+    a request head without end                           431 and closed after `HEAD_BYTES_MAX`
+    connections                                          `CONNECTIONS_MAX`, further ones are reset
+    a peer that is gone or reads nothing                 the kernel gives up after `PEER_TIMEOUT_MS`
+"""
+
+import asyncio
+import contextlib
+import socket
+from asyncio import TimerHandle, Transport
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from litefs.http.responses import ABORT_EXTENSION
+
+HEAD_DEADLINE_S = 10.0
+"""LiteFS's proxy gives a request head as long."""
+
+HEAD_BYTES_MAX = 64 << 10
+"""Far above any head of ours; Go's server allows 1 MiB."""
+
+CONNECTIONS_MAX = 256
+"""Replicas, probes and tools of one cluster need tens; each connection costs about 20 KB."""
+
+KEEP_ALIVE_S = 5
+PEER_TIMEOUT_MS = 30_000
+"""TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged, or the window shut, before the kernel resets."""
+
+GRACE_S = 2
+"""How long responses may take to end once the server stops."""
+
+_HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with a deadline and a size for the request head, and a count of connections."""
+
+    _head_timer: TimerHandle | None = None
+    _head_bytes = 0
+    _in_head = True
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Starts the deadline of the first head, or resets a connection too many."""
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            transport.abort()
+            return
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the deadline."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser, unless the head has become too large."""
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_timer is None:
+                self._await_head()
+        super().data_received(data)
+        if self._in_head and self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+            self.transport.write(_HEAD_TOO_LARGE)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Offers the response a way to reset the connection."""
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT_EXTENSION: {"abort": self.transport.abort}}
+
+    def on_headers_complete(self) -> None:
+        """Stops the deadline: the head is there."""
+        self._in_head = False
+        self._head_bytes = 0
+        self._stop_head_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Expects the next head."""
+        self._in_head = True
+        super().on_message_complete()
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._head_overdue)
+
+    def _head_overdue(self) -> None:
+        self._head_timer = None
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation leaves the None out
+        if cycle is None or cycle.response_complete:  # else these were stray bytes behind a request
+            self.transport.close()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class HttpServer(uvicorn.Server):
+    """A uvicorn server that leaves signals to its owner and sleeps between requests."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Args: app: the ASGI application to serve."""
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=BoundedProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=GRACE_S,
+            )
+        )
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        """Has `serve` finish the responses that are under way, and return."""
+        self.should_exit = True
+        self._stopped.set()
+
+    async def main_loop(self) -> None:
+        """Renews the Date header each second, in place of uvicorn's ten turns a second."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._stopped.wait()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signal handlers as they are."""
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a listening TCP socket whose connections inherit the time-outs of this module.
+
+    Args:
+        host: address or name to listen on; "" is every address.
+        port: 0 picks a free one.
+
+    Raises:
+        OSError: the address is in use or not ours.
+    """
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in _addresses(host, port):
+        try:
+            return _listen_at(socket.socket(family, kind, protocol), address)
+        except OSError as error:
+            failure = error
+    raise failure or OSError(f"no address for {host!r}")
+
+
+def _listen_at(listener: socket.socket, address: Any) -> socket.socket:
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" is every address, IPv4 too
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_TIMEOUT_MS)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PEER_TIMEOUT_MS // 2000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PEER_TIMEOUT_MS // 6000)
+        listener.bind(address)
+        listener.listen(CONNECTIONS_MAX)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _addresses(host: str, port: int) -> list[tuple[Any, ...]]:
+    addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    if not host:  # the IPv6 wildcard first, for it takes IPv4 too
+        addresses.sort(key=lambda address: address[0] != socket.AF_INET6)
+    return addresses

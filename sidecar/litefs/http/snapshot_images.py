@@ -1,0 +1,137 @@
+"""A whole database as framed bytes of a replication stream, or as the raw bytes of its file.
+
+Strategy: the filesystem process freezes a position without stopping its writers, we read the pages of that
+position from base file, log and what is copied aside, and tell it when we are done. A snapshot is made as
+it is sent: its size does not matter to memory.
+
+Rules of this file: it blocks on the disk and on the link. A snapshot that was opened is always closed, for
+the writers copy pages aside until then.
+"""
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import cast
+
+from litefs.errors import LinkClosedError
+from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
+from litefs.formats.ltx import LtxHeader
+from litefs.formats.ltx_encoder import encode_image
+from litefs.formats.position import Checksum, NodeId, Pos, Txid
+from litefs.formats.stream import CHUNK_TERMINATOR, LtxFrame, encode_chunks, encode_frame
+from litefs.http.errors import DatabaseNotFoundError
+from litefs.http.log_images import Block
+from litefs.http.node_view import NodeView
+from litefs.link.messages import CloseSnapshot, DatabaseInfo, OpenSnapshot, Rejected, SnapshotOpened
+from litefs.storage.snapshot import SnapshotReader
+
+DROPPED_PAGE_SIZE = 4096
+"""A dropped database has no page size, and an LTX header must have one."""
+
+
+def framed_snapshot(node: NodeView, name: str, *, compress: bool) -> Generator[Block, None, None]:
+    """Yields the current state of a database as one LTX frame.
+
+    Args:
+        node: whose filesystem process freezes the database.
+        name: of a database of this node.
+        compress: make the image an LZ4 frame.
+
+    Raises:
+        DatabaseNotFoundError: it is gone; nothing was yielded.
+        LinkClosedError: the filesystem process is gone.
+        CorruptStateError: what was read is not the state that it should be; the frame is not complete.
+    """
+    with _frozen(node, name, compress=compress) as (opened, reader):
+        prefix = encode_frame(LtxFrame(name=name))
+        for chunk in reader.ltx_chunks():
+            yield Block(data=prefix + encode_chunks(chunk), pos=None)
+            prefix = b""
+        yield Block(data=CHUNK_TERMINATOR, pos=Pos(txid=Txid(opened.txid), checksum=Checksum(opened.checksum)))
+
+
+def framed_drop(database: DatabaseInfo, node_id: int) -> Block:
+    """Returns the snapshot of a dropped database: one LTX frame whose image has no pages."""
+    header = LtxHeader(
+        flags=0,
+        page_size=database.page_size or DROPPED_PAGE_SIZE,
+        commit=0,
+        min_txid=Txid(1),
+        max_txid=Txid(database.txid),
+        timestamp_ms=database.timestamp_ms,
+        pre_apply=Checksum(0),
+        wal_offset=0,
+        wal_size=0,
+        wal_salt1=0,
+        wal_salt2=0,
+        node_id=NodeId(node_id),
+    )
+    image = encode_image(header, [], EMPTY_DATABASE_CHECKSUM)
+    return Block(
+        data=encode_frame(LtxFrame(name=database.name)) + encode_chunks(image) + CHUNK_TERMINATOR,
+        pos=Pos(txid=Txid(database.txid), checksum=Checksum(EMPTY_DATABASE_CHECKSUM)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A database file as it is at one position.
+
+    Attributes:
+        pos: the position.
+        size_bytes: of the file.
+        pages: the bytes of the file, in order; must be exhausted or closed.
+    """
+
+    pos: Pos
+    size_bytes: int
+    pages: Generator[bytes, None, None]
+
+
+def open_export(node: NodeView, name: str) -> Export:
+    """Freezes a database and returns what reads it.
+
+    Raises:
+        DatabaseNotFoundError: it is gone.
+        LinkClosedError: the filesystem process is gone.
+    """
+    items = _raw_database(node, name)
+    opened = next(items)
+    assert isinstance(opened, SnapshotOpened)
+    return Export(
+        pos=Pos(txid=Txid(opened.txid), checksum=Checksum(opened.checksum)),
+        size_bytes=opened.page_n * opened.page_size,
+        pages=cast("Generator[bytes, None, None]", items),
+    )
+
+
+def _raw_database(node: NodeView, name: str) -> Generator[SnapshotOpened | bytes, None, None]:
+    """Yields how the database was frozen, then its bytes: one generator, so that it cannot stay open."""
+    with _frozen(node, name, compress=False) as (opened, reader):
+        yield opened
+        pgno = 1
+        for first_pgno, pages in reader.pages():
+            if first_pgno > pgno:  # the lock page is in the file, and in no snapshot
+                yield bytes((first_pgno - pgno) * opened.page_size)
+            pgno = first_pgno + len(pages) // opened.page_size
+            yield bytes(pages)  # a copy, for the next run may be read while this one is sent
+        if pgno <= opened.page_n:
+            yield bytes((opened.page_n + 1 - pgno) * opened.page_size)
+
+
+@contextmanager
+def _frozen(node: NodeView, name: str, *, compress: bool) -> Iterator[tuple[SnapshotOpened, SnapshotReader]]:
+    answer = node.call(OpenSnapshot(name=name))
+    if isinstance(answer, Rejected):
+        raise DatabaseNotFoundError(answer.reason)
+    assert isinstance(answer, SnapshotOpened), answer
+    try:
+        log_dir = node.data_dir / "dbs" / name / "log"
+        reader = SnapshotReader(answer, log_dir, node.status().node_id, compress)
+        try:
+            yield answer, reader
+        finally:
+            reader.close()
+    finally:
+        with suppress(LinkClosedError):  # then the filesystem process has nothing left to close
+            node.send(CloseSnapshot(snapshot_id=answer.snapshot_id))
