@@ -40,8 +40,9 @@ def test_commits_in_every_mode_and_synchronous_level(judge: Judge, mode: str, sy
 def test_exclusive_locking_mode_commits_and_is_left_again(judge: Judge, mode: str) -> None:
     def scenario(session: Session) -> None:
         connection = session.connect()
-        connection.sql("PRAGMA locking_mode = EXCLUSIVE")
         connection.sql(f"PRAGMA journal_mode = {mode}")
+        connection.sql("CREATE TABLE first_access (n)")  # in WAL mode it decides where the wal-index lies
+        connection.sql("PRAGMA locking_mode = EXCLUSIVE")
         _work(connection)
         other = session.connect()
         assert other.attempt("SELECT count(*) FROM t") == "SQLITE_BUSY"
@@ -89,16 +90,17 @@ def test_switches_between_all_modes_with_another_connection_open(judge: Judge) -
         connection, other = session.connect(), session.connect()
         _work(connection)
         row = 1000
-        for before in ALL_MODES:
-            for after in ALL_MODES:
-                for mode in (before, after):
-                    # Leaving WAL needs the database for itself, so the other connection is closed and comes back.
-                    connection.attempt(f"PRAGMA journal_mode = {mode}")
-                    row += 1
-                    connection.sql("INSERT INTO t VALUES (?, 'first')", row)
-                    row += 1
-                    other.sql("INSERT INTO t VALUES (?, 'second')", row)
-                    connection.sql("SELECT count(*) FROM t")
+        for mode in (mode for before in ALL_MODES for after in ALL_MODES for mode in (before, after)):
+            if connection.attempt(f"PRAGMA journal_mode = {mode}") == "SQLITE_BUSY":
+                # Leaving WAL needs the database for itself: the other connection goes and comes back.
+                other.close()
+                connection.sql(f"PRAGMA journal_mode = {mode}")
+                other = session.connect()
+            row += 1
+            connection.sql("INSERT INTO t VALUES (?, 'first')", row)
+            row += 1
+            other.sql("INSERT INTO t VALUES (?, 'second')", row)
+            connection.sql("SELECT count(*) FROM t")
 
     judge.compare(scenario)
 
