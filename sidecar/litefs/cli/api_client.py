@@ -1,0 +1,86 @@
+"""The commands' way to a node's HTTP API: plain HTTP/1.1 with the standard library, each wait with a bound."""
+
+import http.client
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from litefs.errors import ConfigError, PeerError
+
+DEFAULT_URL = "http://localhost:20202"
+# Between two pieces of an answer. The longest silence is a primary that takes in a large import before it answers.
+SILENCE_S_MAX = 300.0
+_ERROR_BODY_BYTES_MAX = 4096
+
+
+class Readable(Protocol):
+    """A request body."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Returns the next bytes, none at the end."""
+
+
+@contextmanager
+def request(
+    base_url: str,
+    method: str,
+    path: str,
+    *,
+    query: dict[str, str] | None = None,
+    body: Readable | None = None,
+    body_bytes: int = 0,
+) -> Iterator[http.client.HTTPResponse]:
+    """Sends one request and hands out the response, whose status is 200; closes the connection afterwards.
+
+    Args:
+        base_url: of the node, such as `http://localhost:20202`.
+        method: GET or POST.
+        path: of the endpoint.
+        query: parameters.
+        body: what to send.
+        body_bytes: its length.
+
+    Raises:
+        ConfigError: `base_url` is no http URL.
+        PeerError: the node cannot be reached, went silent, or answered with an error; the message carries its words.
+    """
+    connection = _connection(base_url)
+    target = path + ("?" + urllib.parse.urlencode(query) if query else "")
+    try:
+        try:
+            response = _response(connection, method, target, body, body_bytes)
+        except OSError as error:
+            raise PeerError(f"{base_url}{path}: {error}") from error
+        if response.status != http.HTTPStatus.OK:
+            text = response.read(_ERROR_BODY_BYTES_MAX).decode(errors="replace").strip()
+            raise PeerError(f"{base_url}{path}: {response.status} {text or response.reason}")
+        yield response
+    except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
+        # Of reading the response. Other OSErrors are the caller's, from what it does with the bytes.
+        raise PeerError(f"{base_url}{path}: {str(error) or type(error).__name__}") from error
+    finally:
+        connection.close()
+
+
+def _connection(base_url: str) -> http.client.HTTPConnection:
+    parts = urllib.parse.urlsplit(base_url)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"-url {base_url}: {error}") from error
+    if parts.scheme != "http" or not parts.hostname:
+        raise ConfigError(f'-url {base_url}: expected a URL such as "{DEFAULT_URL}"')
+    return http.client.HTTPConnection(parts.hostname, port or 80, timeout=SILENCE_S_MAX, blocksize=1 << 20)
+
+
+def _response(
+    connection: http.client.HTTPConnection, method: str, target: str, body: Readable | None, body_bytes: int
+) -> http.client.HTTPResponse:
+    headers = {"Content-Length": str(body_bytes)} if body is not None else {}
+    try:
+        connection.request(method, target, body=body, headers=headers)
+    except (BrokenPipeError, ConnectionResetError):
+        # The node answered before it had read everything, most likely with a refusal that says why.
+        return connection.getresponse()
+    return connection.getresponse()
