@@ -1,0 +1,30 @@
+"""The one place where exceptions become errno. What is not in the table is EIO, with a traceback.
+
+What SQLite makes of them was measured: ENOSPC from a write is "database or disk is full", any other
+errno "disk I/O error"; EACCES from the creation of a journal is "attempt to write a readonly database";
+EINTR makes SQLite try for ever and is never answered.
+"""
+
+import errno
+
+from litefs.errors import CommitRefusedError, NotPrimaryError, StorageError, UncapturedWriteError
+
+ERRNO_BY_ERROR: dict[type[BaseException], int] = {
+    NotPrimaryError: errno.EACCES,
+    UncapturedWriteError: errno.EIO,
+    CommitRefusedError: errno.EIO,
+    StorageError: errno.EIO,
+}
+
+PASSED_ON = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EACCES, errno.EFBIG, errno.ESTALE})
+"""errno values of the data directory's own calls that mean the same to the application."""
+
+
+def errno_of(error: BaseException) -> int | None:
+    """Returns the errno to answer, or None if the table does not know the exception."""
+    for known in type(error).__mro__:
+        if known in ERRNO_BY_ERROR:
+            return ERRNO_BY_ERROR[known]
+    if isinstance(error, OSError):
+        return error.errno if error.errno in PASSED_ON else errno.EIO
+    return None

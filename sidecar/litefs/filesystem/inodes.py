@@ -1,0 +1,162 @@
+"""Inodes: one object per file that the kernel may know, under numbers that are never used twice.
+
+Strategy: the high bits of a number are the start counter of the data directory, the low bits count up.
+SQLite compares the inode of a path with the one of its descriptor to notice that its database was
+replaced; a number that came back, within a mount or after a restart, would defeat that and lose commits.
+
+Names are looked up per directory, so that subdirectories can come without a change to what is here.
+"""
+
+import os
+import stat
+import time
+from enum import Enum
+
+import pyfuse3
+
+from litefs.storage.scratch import ScratchFile
+from litefs.storage.served import ServedDatabase
+
+START_SHIFT = 40
+"""2^40 files in one life of the server, 2^23 lives."""
+
+NAME_TIMEOUT_S = 3600.0
+"""Names appear and vanish through the mount only, so the kernel may keep them, present and absent alike."""
+
+ATTRIBUTE_TIMEOUT_S = 1.0
+"""As fast as an hour, and it bounds stale reads of connections that outlived a server."""
+
+
+class Kind(Enum):
+    """What a file is to us."""
+
+    ROOT = "root"
+    DATABASE = "database"
+    JOURNAL = "journal"
+    WAL = "wal"
+    SHM = "shm"
+    SUPER_JOURNAL = "super-journal"
+    POS = "pos"
+    LOCK = "lock"
+    PRIMARY = ".primary"
+    LAG = ".lag"
+    REPLACEMENT = "replacement"
+
+
+SPECIAL_KINDS = frozenset({Kind.POS, Kind.LOCK, Kind.PRIMARY, Kind.LAG})
+"""Files that the server changes by itself: nothing about them is cached."""
+
+
+class Inode:
+    """One file. `served` is the database it belongs to, `scratch` its content if that is scratch."""
+
+    __slots__ = (
+        "_entry", "atime_ns", "ctime_ns", "gid", "handle_n", "kind", "lookup_n", "mode", "mtime_ns", "name", "number",
+        "scratch", "served", "uid", "unlinked",
+    )  # fmt: skip
+
+    def __init__(self, number: int, kind: Kind, name: str, mode: int, uid: int, gid: int) -> None:
+        """Args: number: from `InodeTable`; name: in its directory; mode: with the file type."""
+        self.number = number
+        self.kind = kind
+        self.name = name
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.atime_ns = self.mtime_ns = self.ctime_ns = time.time_ns()
+        self.served: ServedDatabase | None = None
+        self.scratch: ScratchFile | None = None
+        self.lookup_n = 0
+        self.handle_n = 0
+        self.unlinked = False
+        self._entry: pyfuse3.EntryAttributes | None = None
+
+    @property
+    def is_dead(self) -> bool:
+        """The database behind it was dropped or replaced: every access answers ESTALE."""
+        return self.kind is Kind.DATABASE and self.served is not None and self.served.dead
+
+    def entry(self, size: int) -> pyfuse3.EntryAttributes:
+        """Returns the attributes as the kernel wants them. `size` in bytes."""
+        entry = self._entry
+        if entry is None:
+            entry = self._entry = pyfuse3.EntryAttributes()
+            entry.st_ino = self.number
+            special = self.kind in SPECIAL_KINDS
+            entry.entry_timeout = 0.0 if special else NAME_TIMEOUT_S
+            entry.attr_timeout = 0.0 if special else ATTRIBUTE_TIMEOUT_S
+            entry.st_nlink = 2 if self.kind is Kind.ROOT else 1
+        entry.st_mode, entry.st_uid, entry.st_gid = self.mode, self.uid, self.gid
+        entry.st_size = size
+        entry.st_blocks = (size + 511) >> 9
+        entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = self.atime_ns, self.mtime_ns, self.ctime_ns
+        return entry
+
+
+def absent(timeout_s: float) -> pyfuse3.EntryAttributes:
+    """Returns a negative entry: the kernel believes for `timeout_s` that the name does not exist."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(0)
+    entry.entry_timeout = timeout_s
+    return entry
+
+
+class InodeTable:
+    """All inodes that have a name or that the kernel still knows, and the names in the root."""
+
+    def __init__(self, start: int, mode: int, uid: int, gid: int) -> None:
+        """Args: start: the data directory's start counter; mode, uid, gid: of the root directory."""
+        self._next = (start << START_SHIFT) + 1
+        self.root = Inode(pyfuse3.ROOT_INODE, Kind.ROOT, "", stat.S_IFDIR | mode, uid, gid)
+        self.by_number: dict[int, Inode] = {pyfuse3.ROOT_INODE: self.root}
+        self.by_name: dict[str, Inode] = {}
+        self._specials: dict[str, Inode] = {}
+
+    def add(self, kind: Kind, name: str, mode: int, uid: int, gid: int, *, named: bool = True) -> Inode:
+        """Makes an inode with a fresh number. `named`: it shows under its name from now on."""
+        inode = Inode(self._next, kind, name, stat.S_IFREG | (mode & 0o7777), uid, gid)
+        self._next += 1
+        self.by_number[inode.number] = inode
+        if named:
+            self.by_name[name] = inode
+        return inode
+
+    def add_database(self, name: str, served: ServedDatabase, *, named: bool = True) -> Inode:
+        """Makes the inode of a database that lies in the data directory, with the mode, owner and times kept there."""
+        stat_result: os.stat_result = served.database.attributes()
+        inode = self.add(Kind.DATABASE, name, stat_result.st_mode, stat_result.st_uid, stat_result.st_gid, named=named)
+        inode.atime_ns, inode.mtime_ns = stat_result.st_atime_ns, stat_result.st_mtime_ns
+        inode.ctime_ns = stat_result.st_ctime_ns
+        inode.served = served
+        return inode
+
+    def special(self, kind: Kind, name: str) -> Inode:
+        """Returns the inode of a file that the server writes itself; it stays for life once it was looked up."""
+        inode = self._specials.get(name)
+        if inode is None:
+            inode = self._specials[name] = self.add(kind, name, 0o444, os.getuid(), os.getgid(), named=False)
+        return inode
+
+    def unname(self, inode: Inode) -> None:
+        """The name is gone; handles may still be open."""
+        inode.unlinked = True
+        if self.by_name.get(inode.name) is inode:
+            del self.by_name[inode.name]
+        self._drop_if_unused(inode)
+
+    def forget(self, number: int, lookup_n: int) -> None:
+        """The kernel gives back `lookup_n` references."""
+        inode = self.by_number.get(number)
+        if inode is not None:
+            inode.lookup_n -= lookup_n
+            self._drop_if_unused(inode)
+
+    def released(self, inode: Inode) -> None:
+        """A handle was closed."""
+        inode.handle_n -= 1
+        self._drop_if_unused(inode)
+
+    def _drop_if_unused(self, inode: Inode) -> None:
+        named = self.by_name.get(inode.name) is inode or inode.kind is Kind.ROOT or inode.kind in SPECIAL_KINDS
+        if not named and inode.lookup_n <= 0 and inode.handle_n <= 0:
+            self.by_number.pop(inode.number, None)

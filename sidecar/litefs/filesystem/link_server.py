@@ -1,0 +1,272 @@
+"""The filesystem's side of the link: answers the node process, and tells it what was committed.
+
+Strategy: requests are answered in order, on the loop; those that wait for the disk run one after the
+other in a task. A link that breaks is no error: the node process died, the supervisor brings a new one.
+"""
+
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from litefs.errors import FormatError, LiteFSError
+from litefs.filesystem.inodes import Kind
+from litefs.filesystem.loop import Waiter
+from litefs.filesystem.names import REPLACEMENT_PREFIX
+from litefs.filesystem.operations import Operations
+from litefs.link import messages as m
+from litefs.link.channel import MessageDecoder, encode
+from litefs.storage import replacement
+from litefs.storage.database import Database
+from litefs.storage.followed import append_image, append_spooled
+from litefs.storage.state import DatabaseState
+
+RECEIVE_BYTES = 1 << 20
+_log = logging.getLogger("litefs.filesystem")
+
+
+class LinkServer:
+    """One link to one node process at a time."""
+
+    def __init__(self, operations: Operations, on_role: Callable[[], None]) -> None:
+        """Args: on_role: called after the role changed."""
+        self._operations = operations
+        self._loop = operations.loop
+        self._store = operations.store
+        self._on_role = on_role
+        self._socket: socket.socket | None = None
+        self._decoder: MessageDecoder[m.NodeMessage] = MessageDecoder(m.NodeMessage)
+        self._outgoing = bytearray()
+        self._requests: deque[m.NodeMessage] = deque()
+        self._request_arrived: Waiter | None = None
+        self._told: dict[str, int] = {}  # databases whose last `Committed` was not acknowledged, with its txid
+        self._next_snapshot = 1
+        self._snapshots: dict[int, Database] = {}
+        operations.on_shm_created = lambda name: self._send(m.ShmCreated(name))
+
+    def attach(self, link: socket.socket) -> None:
+        """Begins to serve a link; an older one is dropped."""
+        self.detach()
+        link.setblocking(False)
+        self._socket = link
+        self._decoder = MessageDecoder(m.NodeMessage)
+        self._loop.watch(link.fileno(), self._receive)
+
+    def detach(self) -> None:
+        """Drops the link: the node process is gone."""
+        if self._socket is None:
+            return
+        self._loop.unwatch(self._socket.fileno())
+        self._socket.close()
+        self._socket = None
+        self._operations.node_pid = 0
+        self._outgoing.clear()
+        self._requests.clear()
+        self._told.clear()
+        for snapshot_id in list(self._snapshots):
+            self._close_snapshot(snapshot_id)
+
+    def committed(self, database: Database) -> None:
+        """Tells the node process, unless it has yet to take note of what it was told last."""
+        if self._socket is not None and self._operations.node_pid:
+            if database.name not in self._told:
+                self._told[database.name] = database.txid
+                self._send(m.Committed(_info(database)))
+
+    async def serve(self) -> None:
+        """Answers requests for ever."""
+        while True:
+            if not self._requests:
+                self._request_arrived = Waiter(self._loop)
+                await self._request_arrived
+                self._request_arrived = None
+                continue
+            link = self._socket
+            request = self._requests.popleft()
+            try:
+                answer = await self._handle(request)
+            except (LiteFSError, OSError) as error:
+                answer = self._rejected(getattr(request, "name", ""), str(error))
+            if answer is not None and link is self._socket:
+                self._send(answer)
+
+    # ---- bytes ----
+
+    def _receive(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.detach()
+            return
+        try:
+            self._requests.extend(self._decoder.feed(data))
+        except FormatError as error:
+            _log.error("link: %s", error)
+            self.detach()
+            return
+        if self._requests and self._request_arrived is not None:
+            waiter, self._request_arrived = self._request_arrived, None
+            waiter.complete()
+
+    def _send(self, message: msgspec.Struct) -> None:
+        if self._socket is None:
+            return
+        data = encode(message)
+        if not self._outgoing:
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+        if not self._outgoing:
+            self._loop.call_later(0.001, self._flush)
+        self._outgoing += data
+
+    def _flush(self) -> None:
+        if self._socket is None or not self._outgoing:
+            return
+        try:
+            del self._outgoing[: self._socket.send(self._outgoing)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return
+        if self._outgoing:
+            self._loop.call_later(0.001, self._flush)
+
+    # ---- requests ----
+
+    async def _handle(self, request: m.NodeMessage) -> m.Answer | None:
+        match request:
+            case m.AppendImage(name, image):
+                return self._append_image(name, image)
+            case m.AppendSpooledImage(name, path):
+                return await self._append_spooled(name, path)
+            case m.Seen(name):
+                self._seen(name)
+            case m.SetLag(timestamp_ms):
+                self._operations.view.primary_timestamp_ms = timestamp_ms
+            case m.SetRole(primary_until):
+                self._store.gate.primary_until = primary_until
+                self._on_role()
+            case m.SetPrimary(hostname):
+                self._operations.view.primary = hostname
+            case m.Hello(pid):
+                self._operations.node_pid = pid
+                self._told.clear()
+                return m.Welcome([_info(served.database) for served in self._store.databases.values()])
+            case m.OpenSnapshot(name):
+                return self._open_snapshot(name)
+            case m.CloseSnapshot(snapshot_id):
+                self._close_snapshot(snapshot_id)
+            case m.PrepareReplacement():
+                return await self._prepare_replacement(request)
+        return None
+
+    def _seen(self, name: str) -> None:
+        told = self._told.pop(name, None)
+        served = self._store.databases.get(name)
+        if served is not None and told is not None and served.database.txid != told:
+            self.committed(served.database)
+
+    def _append_image(self, name: str, image: bytes) -> m.Answer:
+        database = self._database(name)
+        txid = append_image(database, image)
+        return m.Appended(name, txid)
+
+    async def _append_spooled(self, name: str, path: str) -> m.Answer:
+        spool = self._store.data_dir.path / "spool"
+        if Path(path).parent != spool:
+            raise FormatError(f"{path} is not in the spool directory")
+        txid = await self._operations.drive(append_spooled(self._database(name), Path(path)))
+        return m.Appended(name, txid)
+
+    def _database(self, name: str) -> Database:
+        served = self._store.databases.get(name)
+        if served is None:
+            served = self._store.create(name)
+            served.database.exists = False
+        return served.database
+
+    def _open_snapshot(self, name: str) -> m.Answer:
+        served = self._store.databases.get(name)
+        if served is None:
+            return self._rejected(name, "no such database")
+        database = served.database
+        snapshot_id = self._next_snapshot
+        self._next_snapshot += 1
+        aside = database.base.open_aside(snapshot_id, database.txid, database.base_txid, database.page_n)
+        self._snapshots[snapshot_id] = database
+        return m.SnapshotOpened(
+            snapshot_id=snapshot_id,
+            name=name,
+            txid=database.txid,
+            checksum=database.checksum,
+            page_size=database.page_size,
+            page_n=database.page_n,
+            timestamp_ms=database.timestamp_ms,
+            base_txid=database.base_txid,
+            base_path=os.fspath(database.base.path),
+            aside_path=os.fspath(aside.path),
+            aside_map_path=os.fspath(aside.map_path),
+        )
+
+    def _close_snapshot(self, snapshot_id: int) -> None:
+        database = self._snapshots.pop(snapshot_id, None)
+        if database is not None:
+            database.base.close_aside(snapshot_id)
+
+    async def _prepare_replacement(self, request: m.PrepareReplacement) -> m.Answer:
+        name = request.name
+        self._database(name)
+        state = DatabaseState(
+            base_txid=request.txid,
+            checksum=request.checksum,
+            page_size=request.page_size,
+            page_n=request.page_n,
+            timestamp_ms=request.timestamp_ms,
+        )
+        directory = self._store.directory(name)
+        disk = self._store.disk
+        await self._loop.offload(lambda: replacement.prepare_replacement(disk, directory, state))
+        inodes = self._operations.inodes
+        mount_name = REPLACEMENT_PREFIX + name
+        old = inodes.by_name.get(name)
+        if mount_name not in inodes.by_name:
+            like = old or inodes.root
+            inodes.add(Kind.REPLACEMENT, mount_name, like.mode & 0o666, like.uid, like.gid)
+        return m.ReplacementReady(name, mount_name)
+
+    def _rejected(self, name: str, reason: str) -> m.Rejected:
+        served = self._store.databases.get(name)
+        if served is None:
+            return m.Rejected(name, reason)
+        return m.Rejected(name, reason, served.database.txid, served.database.checksum)
+
+
+def _info(database: Database) -> m.DatabaseInfo:
+    return m.DatabaseInfo(
+        name=database.name,
+        txid=database.txid,
+        checksum=database.checksum,
+        logged_txid=database.logged_txid,
+        page_size=database.page_size,
+        page_n=database.page_n,
+        is_wal=database.wal_mode,
+        timestamp_ms=database.timestamp_ms,
+    )
+
+

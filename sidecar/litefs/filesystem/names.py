@@ -1,0 +1,42 @@
+"""What a name in the mount stands for.
+
+    NAME-journal  NAME-wal  NAME-shm   the files that SQLite keeps beside a database
+    NAME-mjXXXXXXXXX                   a super-journal: a commit over several databases
+    NAME-pos  NAME-lock                the position of a database, and its halt lock
+    .primary  .lag                     who the primary is, and how far behind this node is
+    anything else                      a database
+"""
+
+import re
+
+from litefs.filesystem.inodes import Kind
+
+REPLACEMENT_PREFIX = ".litefs-replacement-"
+"""A new state waits under this name for the rename that puts it in the place of a database."""
+
+_SUPER_JOURNAL = re.compile(r"^(.+)-mj[0-9A-F]{9}$")
+_SUFFIXES = {
+    "-journal": Kind.JOURNAL,
+    "-wal": Kind.WAL,
+    "-shm": Kind.SHM,
+    "-pos": Kind.POS,
+    "-lock": Kind.LOCK,
+}
+_FIXED = {".primary": Kind.PRIMARY, ".lag": Kind.LAG}
+
+
+def classify(name: str) -> tuple[Kind, str]:
+    """Returns (kind, name of the database it belongs to; "" if to none)."""
+    fixed = _FIXED.get(name)
+    if fixed is not None:
+        return fixed, ""
+    head, dash, tail = name.rpartition("-")
+    if dash and head:
+        kind = _SUFFIXES.get(dash + tail)
+        if kind is not None:
+            return kind, head
+        if tail.startswith("mj") and _SUPER_JOURNAL.match(name):
+            return Kind.SUPER_JOURNAL, head
+    if name.startswith(REPLACEMENT_PREFIX):
+        return Kind.REPLACEMENT, name[len(REPLACEMENT_PREFIX) :]
+    return Kind.DATABASE, name

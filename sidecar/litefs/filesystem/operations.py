@@ -1,0 +1,507 @@
+"""The requests of the kernel, one method each: name them, check them, hand them to storage.
+
+Strategy: a request is answered from memory where it can be. What may take long is a generator of steps
+(`storage.steps`), driven here so that other requests are served meanwhile. Locks never come here: without
+FUSE_POSIX_LOCKS the kernel keeps them itself.
+
+Rules:
+    1. `flush`, `fsyncdir`, `access` and extended attributes answer ENOSYS once and are never sent again.
+    2. Every operation is wrapped (`guarded`): any exception becomes an errno, none ends the server.
+    3. On a replica enforcement is at the creation of a journal, the opening of a WAL for writing, and the
+       commit. Everything else is allowed, or a hot journal could not be rolled back.
+"""
+
+import errno
+import functools
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import pyfuse3
+
+from litefs.errors import DiskLostError, LiteFSError
+from litefs.filesystem.errno_table import errno_of
+from litefs.filesystem.inodes import NAME_TIMEOUT_S, SPECIAL_KINDS, Inode, InodeTable, Kind, absent
+from litefs.filesystem.loop import Loop
+from litefs.filesystem.names import classify
+from litefs.filesystem.special_files import ClusterView, special_content
+from litefs.storage.scratch import ScratchFile
+from litefs.storage.served import ServedDatabase
+from litefs.storage.steps import Step, Steps
+from litefs.storage.store import NAME_BYTES_MAX, Store
+
+T = TypeVar("T")
+_log = logging.getLogger("litefs.filesystem")
+
+_WRITING = os.O_WRONLY | os.O_RDWR
+
+
+def guarded(method: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:
+    """Turns every exception of an operation into an errno; pyfuse3 would end the server otherwise."""
+
+    @functools.wraps(method)
+    async def wrapper(self: "Operations", *args: Any) -> T:
+        try:
+            return await method(self, *args)
+        except pyfuse3.FUSEError:
+            raise
+        except DiskLostError as error:
+            self.stop_at_once(error)
+            raise pyfuse3.FUSEError(errno.EIO) from error
+        except (LiteFSError, OSError) as error:
+            number = errno_of(error)
+            _log.info("%s: %s", method.__name__, error)
+            raise pyfuse3.FUSEError(number or errno.EIO) from error
+        except Exception as error:
+            _log.exception("%s failed", method.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from error
+
+    return wrapper
+
+
+class Handle:
+    """An open file."""
+
+    __slots__ = ("by_sqlite", "content", "inode", "wrote")
+
+    def __init__(self, inode: Inode, flags: int) -> None:
+        """Args: flags: of open(2). SQLite opens databases with O_NOFOLLOW and never for writing only."""
+        self.inode = inode
+        self.by_sqlite = bool(flags & os.O_NOFOLLOW) and (flags & os.O_ACCMODE) != os.O_WRONLY
+        self.content: bytes | None = None
+        self.wrote = False
+
+
+class Operations(pyfuse3.Operations):
+    """The root directory and everything in it."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, store: Store, inodes: InodeTable, loop: Loop, view: ClusterView) -> None:
+        """Args: store: recovered; inodes: with every database in it."""
+        super().__init__()
+        self.store = store
+        self.inodes = inodes
+        self.loop = loop
+        self.view = view
+        self.node_pid = 0
+        self.on_shm_created: Callable[[str], None] = lambda name: None
+        self.stop_at_once: Callable[[Exception], None] = lambda error: None
+        self.invalidate: Callable[[Inode], None] = lambda inode: None
+        self._handles: dict[int, Handle] = {}
+        self._next_handle = 1
+
+    async def drive(self, steps: Steps[T]) -> T:
+        """Drives steps of storage to their end, others running meanwhile. Returns what they return."""
+        try:
+            step: Step = next(steps)
+            while True:
+                if step is None:
+                    await self.loop.yield_now()
+                    step = steps.send(None)
+                    continue
+                try:
+                    result = await self.loop.offload(step)
+                except Exception as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    # ---- names ----
+
+    @guarded
+    async def lookup(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Finds a name; an absent one is remembered by the kernel unless the server itself may make it."""
+        inode = self._find(os.fsdecode(name))
+        if inode is None:
+            kind, _ = classify(os.fsdecode(name))
+            return absent(0.0 if kind in SPECIAL_KINDS or kind is Kind.REPLACEMENT else NAME_TIMEOUT_S)
+        inode.lookup_n += 1
+        return inode.entry(self._size(inode))
+
+    def _find(self, name: str) -> Inode | None:
+        inode = self.inodes.by_name.get(name)
+        if inode is not None:
+            return inode
+        kind, owner = classify(name)
+        if kind in (Kind.POS, Kind.LOCK):
+            served = self.store.database(owner)
+            if served is None:
+                return None
+            inode = self.inodes.special(kind, name)
+            inode.served = served
+            return inode
+        if kind is Kind.LAG or (kind is Kind.PRIMARY and self.view.primary):
+            return self.inodes.special(kind, name)
+        return None
+
+    @guarded
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        """Makes and opens a file. For a rollback journal: a transaction may begin, if this node may commit."""
+        text = self._checked_name(name)
+        kind, owner = classify(text)
+        if kind in SPECIAL_KINDS or kind is Kind.REPLACEMENT:
+            raise pyfuse3.FUSEError(errno.EACCES)
+        if kind is not Kind.SHM and not self.store.gate.is_open and not self._is_node(ctx):
+            raise pyfuse3.FUSEError(errno.EACCES)
+        inode = self.inodes.by_name.get(text)
+        if inode is None:
+            inode = self._make(kind, text, owner, mode & ~ctx.umask, ctx)
+        self.loop.spin()
+        return self._open_handle(inode, flags), self._entry_with_lookup(inode)
+
+    def _make(self, kind: Kind, name: str, owner: str, mode: int, ctx: pyfuse3.RequestContext) -> Inode:
+        inode = self.inodes.add(kind, name, mode, ctx.uid, ctx.gid, named=False)
+        if kind is Kind.SUPER_JOURNAL:
+            inode.scratch = self.store.super_journals[name.encode()] = ScratchFile(self.store.disk, self.store.data_dir.path)
+        else:
+            inode.served = served = self._served_for_new(kind, owner)
+            if kind is Kind.DATABASE:
+                fd = served.database.base.fd
+                os.fchmod(fd, stat.S_IMODE(inode.mode))
+                os.fchown(fd, ctx.uid, ctx.gid)
+            elif kind is Kind.JOURNAL:
+                served.journal.create()
+                inode.scratch = served.journal.file
+            elif kind is Kind.WAL:
+                served.wal.create()
+                inode.scratch = served.wal.file
+            else:
+                inode.scratch = served.shm = ScratchFile(self.store.disk, served.database.directory)
+                self.on_shm_created(owner)
+        self.inodes.by_name[name] = inode
+        return inode
+
+    def _served_for_new(self, kind: Kind, owner: str) -> ServedDatabase:
+        """Returns the database that a new file belongs to; one without a database file is made, not showing."""
+        served = self.store.databases.get(owner)
+        if kind is Kind.DATABASE:
+            served = self.store.create(owner)
+            for suffix in ("-journal", "-wal", "-shm"):
+                beside = self.inodes.by_name.get(owner + suffix)
+                if beside is not None:
+                    beside.served = served
+        elif served is None:
+            served = self.store.create(owner)
+            served.database.exists = False
+        return served
+
+    @guarded
+    async def unlink(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """Removes a file: of a journal the commit, of a database its drop."""
+        text = os.fsdecode(name)
+        inode = self.inodes.by_name.get(text)
+        if inode is None:
+            raise pyfuse3.FUSEError(errno.EACCES if self._find(text) else errno.ENOENT)
+        served = inode.served
+        self.loop.spin()
+        if inode.kind is Kind.SUPER_JOURNAL:
+            await self.drive(self.store.unlink_super_journal(text.encode()))
+        elif served is None:
+            raise pyfuse3.FUSEError(errno.EACCES)
+        elif inode.kind is Kind.JOURNAL:
+            if inode.scratch is served.journal.file:
+                await self.drive(served.journal.unlink())
+        elif inode.kind is Kind.WAL:
+            if not self.store.gate.is_open and not self._is_node(ctx):
+                raise pyfuse3.FUSEError(errno.EACCES)
+            served.wal.unlink()
+        elif inode.kind is Kind.SHM:
+            if not self.store.gate.is_open and not self._is_node(ctx):
+                raise pyfuse3.FUSEError(errno.EACCES)
+            served.shm = None
+        else:
+            self._drop(inode, served)
+        self.inodes.unname(inode)
+
+    def _drop(self, inode: Inode, served: ServedDatabase) -> None:
+        self.store.drop(served.database.name)
+        self.invalidate(inode)
+
+    @guarded
+    async def rename(
+        self, parent_old: int, name_old: bytes, parent_new: int, name_new: bytes, flags: int, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """The flip of a replacement, by the node process. Nobody else may rename."""
+        kind, owner = classify(os.fsdecode(name_old))
+        target = os.fsdecode(name_new)
+        source = self.inodes.by_name.get(os.fsdecode(name_old))
+        if kind is not Kind.REPLACEMENT or owner != target or source is None or not self._is_node(ctx):
+            raise pyfuse3.FUSEError(errno.EPERM)
+        old = self.inodes.by_name.get(target)
+        served = self.store.flip_replacement(target)
+        if old is not None:
+            self.inodes.unname(old)
+            self.invalidate(old)
+        del self.inodes.by_name[source.name]
+        source.name, source.kind, source.served = target, Kind.DATABASE, served
+        self.inodes.by_name[target] = source
+
+    @guarded
+    async def mkdir(self, parent: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Refused: the mount holds databases. SQLite's dot-file locking makes directories."""
+        _log.warning("%s: no directories in the mount; if this is dot-file locking (unix-dotfile): it cannot be replicated", name)
+        raise pyfuse3.FUSEError(errno.EPERM)
+
+    # ---- open files ----
+
+    @guarded
+    async def open(self, number: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """Opens a file; O_TRUNC comes in the flags, without a setattr after it."""
+        inode = self._inode(number)
+        if inode.is_dead:
+            raise pyfuse3.FUSEError(errno.ESTALE)
+        writing = flags & os.O_ACCMODE & _WRITING
+        if writing and inode.kind in SPECIAL_KINDS and inode.kind is not Kind.LOCK:
+            raise pyfuse3.FUSEError(errno.EACCES)
+        if writing and inode.kind is Kind.WAL and not self.store.gate.is_open and not self._is_node(ctx):
+            raise pyfuse3.FUSEError(errno.EACCES)
+        info = self._open_handle(inode, flags)
+        if flags & os.O_TRUNC and writing:
+            handle = self._handles[info.fh]
+            handle.wrote = True
+            try:
+                await self._truncate(inode, 0, handle)
+            except BaseException:
+                self._handles.pop(info.fh)
+                self.inodes.released(inode)
+                raise
+        return info
+
+    def _open_handle(self, inode: Inode, flags: int) -> pyfuse3.FileInfo:
+        fh = self._next_handle
+        self._next_handle += 1
+        self._handles[fh] = Handle(inode, flags)
+        inode.handle_n += 1
+        special = inode.kind in SPECIAL_KINDS
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), keep_cache=not special, direct_io=special)
+
+    @guarded
+    async def release(self, fh: int) -> None:
+        """The last descriptor of a handle is closed. A file filled by it becomes a database now."""
+        handle = self._handles.pop(fh)
+        inode = handle.inode
+        self.inodes.released(inode)
+        if handle.wrote and inode.kind is Kind.DATABASE and inode.served is not None and inode.served.load is not None:
+            await self.drive(inode.served.finish_load())
+            inode.mtime_ns = time.time_ns()
+
+    @guarded
+    async def read(self, fh: int, offset: int, size: int) -> bytes:
+        """Reads; fewer bytes at the end of the file."""
+        handle = self._handles[fh]
+        inode = handle.inode
+        if inode.kind is Kind.DATABASE:
+            if inode.is_dead:
+                raise pyfuse3.FUSEError(errno.ESTALE)
+            assert inode.served is not None
+            return inode.served.read(offset, size)
+        if inode.scratch is not None:
+            return inode.scratch.read(offset, size)
+        if inode.kind is Kind.POS or handle.content is None:
+            handle.content = special_content(inode, self.view)
+        return handle.content[offset : offset + size]
+
+    @guarded
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        """Writes; in WAL and PERSIST mode this may be a commit."""
+        handle = self._handles[fh]
+        inode = handle.inode
+        served = inode.served
+        if inode.kind is Kind.DATABASE:
+            if inode.is_dead:
+                raise pyfuse3.FUSEError(errno.ESTALE)
+            assert served is not None
+            handle.wrote = True
+            served.write(offset, data, by_sqlite=handle.by_sqlite)
+        elif inode.scratch is None:
+            raise pyfuse3.FUSEError(errno.EIO)
+        elif served is None or inode.kind is Kind.SHM or inode.unlinked:
+            inode.scratch.write(offset, data)
+        elif inode.kind is Kind.WAL:
+            await self.drive(served.wal.write(offset, data))
+        else:
+            await self.drive(served.journal.write(offset, data))
+        inode.mtime_ns = time.time_ns()
+        self.loop.spin()
+        return len(data)
+
+    @guarded
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """The application wants its transaction durable: for us that is the log."""
+        inode = self._handles[fh].inode
+        served = inode.served
+        if served is None or inode.unlinked or inode.is_dead:
+            return
+        self.loop.spin()
+        if inode.kind is Kind.DATABASE:
+            await self.drive(served.sync())
+        elif inode.kind is Kind.JOURNAL:
+            served.journal.sync()
+        elif inode.kind is Kind.WAL:
+            try:
+                await self.drive(served.database.sync_log())
+            except OSError as error:
+                # The commit was answered already: it can be neither refused nor promised.
+                raise DiskLostError(f"{served.database.name}: log sync: {error}") from error
+        self.loop.spin()
+
+    # ---- attributes ----
+
+    @guarded
+    async def getattr(self, number: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Returns the attributes of an inode."""
+        inode = self._inode(number)
+        if inode.is_dead:
+            raise pyfuse3.FUSEError(errno.ESTALE)
+        return inode.entry(self._size(inode))
+
+    @guarded
+    async def setattr(
+        self, number: int, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, fh: int | None, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Sets size, mode, owner or times. A journal cut to nothing is a commit."""
+        inode = self._inode(number)
+        if inode.is_dead:
+            raise pyfuse3.FUSEError(errno.ESTALE)
+        if fields.update_size:
+            handle = self._handles[fh] if fh is not None else Handle(inode, os.O_WRONLY)
+            handle.wrote = True
+            await self._truncate(inode, attr.st_size, handle)
+            self.loop.spin()
+        if fields.update_mode:
+            inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(attr.st_mode)
+        if fields.update_uid:
+            inode.uid = attr.st_uid
+        if fields.update_gid:
+            inode.gid = attr.st_gid
+        if fields.update_atime:
+            inode.atime_ns = attr.st_atime_ns
+        if fields.update_mtime:
+            inode.mtime_ns = attr.st_mtime_ns
+        inode.ctime_ns = time.time_ns()
+        if inode.kind is Kind.DATABASE and inode.served is not None and not fields.update_size:
+            self._keep_attributes(inode, inode.served)
+        return inode.entry(self._size(inode))
+
+    def _keep_attributes(self, inode: Inode, served: ServedDatabase) -> None:
+        fd = served.database.base.fd
+        os.fchmod(fd, stat.S_IMODE(inode.mode))
+        os.fchown(fd, inode.uid, inode.gid)
+        os.utime(fd, ns=(inode.atime_ns, inode.mtime_ns))
+
+    async def _truncate(self, inode: Inode, size: int, handle: Handle) -> None:
+        served = inode.served
+        if inode.kind is Kind.DATABASE:
+            assert served is not None
+            served.truncate(size, by_sqlite=handle.by_sqlite)
+            if handle.inode is inode and served.load is not None and not inode.handle_n:
+                await self.drive(served.finish_load())
+        elif inode.scratch is None:
+            raise pyfuse3.FUSEError(errno.EIO)
+        elif served is None or inode.kind is Kind.SHM or inode.unlinked:
+            inode.scratch.truncate(size)
+        elif inode.kind is Kind.WAL:
+            served.wal.truncate(size)
+        else:
+            await self.drive(served.journal.truncate(size))
+        inode.mtime_ns = time.time_ns()
+
+    def _size(self, inode: Inode) -> int:
+        if inode.kind is Kind.DATABASE:
+            assert inode.served is not None
+            return inode.served.size
+        if inode.scratch is not None:
+            return inode.scratch.size
+        return len(special_content(inode, self.view)) if inode.kind in SPECIAL_KINDS else 0
+
+    # ---- directories and the rest ----
+
+    @guarded
+    async def opendir(self, number: int, ctx: pyfuse3.RequestContext) -> int:
+        """Opens the root."""
+        return pyfuse3.FileHandleT(0)
+
+    @guarded
+    async def readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
+        """Lists `.lag`, `.primary`, then each database with its position and the files beside it."""
+        names = [".lag", *([".primary"] if self.view.primary else [])]
+        for name in self.store.names():
+            names.append(name)
+            names.append(name + "-pos")
+        listed = set(names)
+        names += sorted(name for name, inode in self.inodes.by_name.items() if name not in listed and inode.kind is not Kind.REPLACEMENT)
+        for index, name in enumerate(names[start:], start + 1):
+            inode = self._find(name)
+            if inode is None:
+                continue
+            if not pyfuse3.readdir_reply(token, os.fsencode(name), inode.entry(self._size(inode)), index):
+                return
+            inode.lookup_n += 1
+
+    @guarded
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """The data directory's space is the mount's."""
+        source = os.statvfs(self.store.data_dir.path)
+        result = pyfuse3.StatvfsData()
+        for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax"):
+            setattr(result, field, getattr(source, field))
+        return result
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """The kernel gives back references to inodes."""
+        for number, lookup_n in inode_list:
+            self.inodes.forget(number, lookup_n)
+
+    async def flush(self, fh: int) -> None:
+        """Never wanted again (rule 1): an upcall less for each close, and none at all in a dying process."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Never wanted again (rule 1): names are durable with the log."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    async def access(self, number: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+        """Never wanted again (rule 1)."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    async def getxattr(self, number: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        """Never wanted again (rule 1)."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    # ---- checks ----
+
+    def _inode(self, number: int) -> Inode:
+        inode = self.inodes.by_number.get(number)
+        if inode is None:
+            raise pyfuse3.FUSEError(errno.ESTALE)
+        return inode
+
+    def _entry_with_lookup(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        inode.lookup_n += 1
+        return inode.entry(self._size(inode))
+
+    def _checked_name(self, name: bytes) -> str:
+        if len(name) > NAME_BYTES_MAX + len("-mjXXXXXXXXX"):
+            raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
+        try:
+            return name.decode()
+        except UnicodeDecodeError:
+            _log.warning("%r: names must be UTF-8, for they travel between nodes", name)
+            raise pyfuse3.FUSEError(errno.EILSEQ) from None
+
+    def _is_node(self, ctx: pyfuse3.RequestContext) -> bool:
+        """The request comes from a thread of the node process. `ctx.pid` is a thread id; 0: another pid namespace."""
+        return bool(self.node_pid and ctx.pid and os.path.exists(f"/proc/{self.node_pid}/task/{ctx.pid}"))
+
+
+

@@ -1,0 +1,204 @@
+"""The typed messages between the filesystem process and the node process.
+
+Strategy: the node asks, the filesystem answers in the order of the questions; besides, the filesystem
+tells. A `Committed` is sent for a database only when the node has acknowledged the one before by
+asking for more (`Seen`), so a fast writer costs one message per round trip and not one per commit.
+
+    node → filesystem                       answer
+    Hello(pid)                              Welcome(databases)
+    SetRole, SetPrimary, SetLag, Seen       (none)
+    AppendImage, AppendSpooledImage         Appended | Rejected
+    OpenSnapshot                            SnapshotOpened | Rejected
+    CloseSnapshot                           (none)
+    PrepareReplacement                      ReplacementReady | Rejected
+
+    filesystem → node, unasked
+    Committed                               a database moved to a new position
+    ShmCreated                              an application (or we) made a `-shm`: keep it mapped
+
+All integers fit 64 bits unsigned; times are Unix milliseconds unless the name says otherwise;
+`primary_until` is `time.monotonic()` of this machine, which both processes share.
+"""
+
+import msgspec
+
+
+class DatabaseInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one database stands.
+
+    Attributes:
+        name: file name in the mount.
+        txid: transaction that readers see; 0 before the first commit.
+        checksum: of the whole database at `txid`.
+        logged_txid: last image in the log; greater than `txid` when images wait to be applied.
+        page_size: bytes; 0 before the first commit.
+        page_n: pages at `txid`; 0 for a dropped or never written database.
+        is_wal: the database is in WAL mode.
+        timestamp_ms: of the image `txid`; 0 if unknown.
+    """
+
+    name: str
+    txid: int
+    checksum: int
+    logged_txid: int
+    page_size: int
+    page_n: int
+    is_wal: bool
+    timestamp_ms: int = 0
+
+
+# ---- node → filesystem ----
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """First message. `pid` is the node process, whose opens are the applier's."""
+
+    pid: int
+
+
+class SetRole(msgspec.Struct, frozen=True, tag="set-role"):
+    """Commits are accepted until `primary_until` (monotonic seconds); 0 makes this node a replica."""
+
+    primary_until: float
+
+
+class SetPrimary(msgspec.Struct, frozen=True, tag="set-primary"):
+    """What `.primary` shows; empty removes the file (this node is primary, or none is known)."""
+
+    hostname: str
+
+
+class SetLag(msgspec.Struct, frozen=True, tag="set-lag"):
+    """Newest time stamp heard from the primary, for `.lag`; -1 while this replica is not ready."""
+
+    primary_timestamp_ms: int
+
+
+class Seen(msgspec.Struct, frozen=True, tag="seen"):
+    """The node has taken note of `Committed` for this database; the next may be sent."""
+
+    name: str
+
+
+class AppendImage(msgspec.Struct, frozen=True, tag="append-image"):
+    """Put a verified image into the log of a replica. It is applied through the mount afterwards."""
+
+    name: str
+    image: bytes
+
+
+class AppendSpooledImage(msgspec.Struct, frozen=True, tag="append-spooled-image"):
+    """The same for an image too large for a message: `path` is a file under the data directory."""
+
+    name: str
+    path: str
+
+
+class OpenSnapshot(msgspec.Struct, frozen=True, tag="open-snapshot"):
+    """Freeze the current position of a database for reading, without stopping its writers."""
+
+    name: str
+
+
+class CloseSnapshot(msgspec.Struct, frozen=True, tag="close-snapshot"):
+    """The snapshot is read; what was copied aside for it may go."""
+
+    snapshot_id: int
+
+
+class PrepareReplacement(msgspec.Struct, frozen=True, kw_only=True, tag="prepare-replacement"):
+    """A whole new state lies complete and synced in the incoming files of the database.
+
+    `storage.incoming` wrote them. When the answer is `ReplacementReady`, the node renames `mount_name`
+    to the database's name *through the mount*; that rename is the flip.
+    """
+
+    name: str
+    txid: int
+    checksum: int
+    page_size: int
+    page_n: int
+    timestamp_ms: int
+
+
+# ---- filesystem → node ----
+
+
+class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
+    """Answer to `Hello`: every database of this node."""
+
+    databases: list[DatabaseInfo]
+
+
+class Appended(msgspec.Struct, frozen=True, tag="appended"):
+    """The image is in the log (not necessarily synced)."""
+
+    name: str
+    txid: int
+
+
+class SnapshotOpened(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot-opened"):
+    """How to read the snapshot: `storage.snapshot.SnapshotReader` takes this message.
+
+    Attributes:
+        base_txid: S: the base file is complete up to here; newer pages lie in the log.
+        log_end: bytes of the log that belong to the snapshot: (first txid of the segment, end offset).
+        aside_path: sparse file with the old content of base pages overwritten since; page i at i-1 times page size.
+        aside_map_path: one byte per page, set before the base page is overwritten.
+    """
+
+    snapshot_id: int
+    name: str
+    txid: int
+    checksum: int
+    page_size: int
+    page_n: int
+    timestamp_ms: int
+    base_txid: int
+    base_path: str
+    aside_path: str
+    aside_map_path: str
+
+
+class ReplacementReady(msgspec.Struct, frozen=True, tag="replacement-ready"):
+    """The node may flip: rename `mount_name` over the database, both in the mount's root."""
+
+    name: str
+    mount_name: str
+
+
+class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
+    """What was asked was not done. `txid`/`checksum` are the database's position (0 if unknown)."""
+
+    name: str
+    reason: str
+    txid: int = 0
+    checksum: int = 0
+
+
+class Committed(msgspec.Struct, frozen=True, tag="committed"):
+    """A database moved to a new position: a local commit, an applied image, a replacement or a drop."""
+
+    database: DatabaseInfo
+
+
+class ShmCreated(msgspec.Struct, frozen=True, tag="shm-created"):
+    """The `-shm` of this database exists now."""
+
+    name: str
+
+
+NodeMessage = (
+    Hello
+    | SetRole
+    | SetPrimary
+    | SetLag
+    | Seen
+    | AppendImage
+    | AppendSpooledImage
+    | OpenSnapshot
+    | CloseSnapshot
+    | PrepareReplacement
+)
+Answer = Welcome | Appended | SnapshotOpened | ReplacementReady | Rejected
+FilesystemMessage = Answer | Committed | ShmCreated

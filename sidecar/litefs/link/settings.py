@@ -1,0 +1,105 @@
+"""What the supervisor hands to each process: plain, validated values, as one JSON document.
+
+The document arrives in the environment variable `LITEFS_SETTINGS`; the descriptors named in it are
+inherited. The command line and the YAML of the user never reach these processes.
+"""
+
+import msgspec
+
+SETTINGS_VARIABLE = "LITEFS_SETTINGS"
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a process writes its log lines to standard error."""
+
+    format: str = "text"  # "text" or "json"
+    timestamp: bool = False
+    debug: bool = False
+
+
+class FilesystemSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Start parameters of the filesystem process.
+
+    Attributes:
+        link_fd: our end of the socket to the node process (AF_UNIX, SOCK_STREAM).
+        control_fd: our end of the socket to the supervisor; its end of file means: detach and exit.
+        data_dir: absolute path of the data directory.
+        mount_dir: absolute path of the mount point.
+        primary: this node is the primary for ever (static lease); otherwise the node process says so.
+        compress: write LTX images as LZ4 frames.
+        overlay_memory_bytes: uncommitted pages kept in memory per database before they spill to disk.
+        segment_bytes: size of a log segment once a database has grown to it.
+        retention_s: images younger than this stay in the log after they are in the base file.
+    """
+
+    link_fd: int
+    control_fd: int
+    data_dir: str
+    mount_dir: str
+    primary: bool
+    allow_other: bool = False
+    default_permissions: bool = False
+    debug: bool = False
+    compress: bool = True
+    overlay_memory_bytes: int = 64 << 20
+    segment_bytes: int = 8 << 20
+    retention_s: float = 600.0
+    retention_check_s: float = 60.0
+    log: LogSettings = LogSettings()
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Start parameters of the node process.
+
+    Attributes:
+        http_host: address to listen on.
+        http_port: port to listen on; 0 picks a free one.
+        primary: static lease: this node is the primary.
+        primary_url: static lease, replica: where the primary is reached.
+        hostname: the primary's hostname as `.primary` shows it.
+        reconnect_delay_s: pause before a broken stream is opened again.
+        snapshot_timeout_s: longest time that one snapshot may take to send.
+    """
+
+    link_fd: int
+    control_fd: int
+    data_dir: str
+    mount_dir: str
+    http_host: str
+    http_port: int
+    primary: bool
+    primary_url: str = ""
+    hostname: str = ""
+    reconnect_delay_s: float = 1.0
+    snapshot_timeout_s: float = 600.0
+    compress: bool = True
+    log: LogSettings = LogSettings()
+
+
+class Mounted(msgspec.Struct, frozen=True, tag="mounted"):
+    """Filesystem process to supervisor: the mount answers. `device` is the connection number (st_dev minor)."""
+
+    device: int
+
+
+class NodeReady(msgspec.Struct, frozen=True, tag="node-ready"):
+    """Node process to supervisor: it serves HTTP, and has caught up once (or is the primary)."""
+
+
+class NewLink(msgspec.Struct, frozen=True, tag="new-link"):
+    """Supervisor to filesystem process: the node process `old_pid` died; a new link arrives with this message.
+
+    The descriptor of the new link is attached with SCM_RIGHTS. `old_pid` is not reaped before this is sent.
+    """
+
+    old_pid: int
+
+
+class NodeStarted(msgspec.Struct, frozen=True, tag="node-started"):
+    """Supervisor to filesystem process: the node process that now holds the other end of the link."""
+
+    pid: int
+
+
+SupervisorMessage = Mounted | NodeReady | NewLink | NodeStarted
+"""One line of JSON each, ended by a newline, in either direction of a control socket."""

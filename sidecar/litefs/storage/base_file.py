@@ -1,0 +1,253 @@
+"""The base file of a database and what still has to reach it.
+
+Strategy: committed pages wait in layers, oldest first, until the log is durable through their
+transaction; then the layer is written into the file. A layer that is being written is left alone and
+later commits start a new one, so writing may happen in another thread while the loop reads and commits.
+
+Invariants:
+    1. A page of transaction n is written into the file only when the log is durable through n.
+    2. A reader sees: the newest layer that holds the page, else the file.
+    3. While a snapshot is open, the old content of a page is put aside before it is overwritten by a
+       transaction after the snapshot's.
+"""
+
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from litefs.storage.disk import Disk
+from litefs.storage.overlay import Overlay
+
+WRITE_RUN_BYTES = 1 << 20
+"""Contiguous pages go to the file in writes of up to this size."""
+
+IOV_MAX = 1024
+"""Buffers in one pwritev (Linux limit)."""
+
+
+@dataclass(slots=True)
+class Layer:
+    """Committed pages through `txid`, not yet in the file, and the size the file has after them."""
+
+    overlay: Overlay
+    txid: int
+    size: int
+    frozen: bool = False
+
+
+@dataclass(slots=True)
+class Aside:
+    """Old content of base pages for one snapshot: page `pgno` at its place in a sparse file, and a map of which."""
+
+    snapshot_id: int
+    txid: int
+    base_txid: int
+    page_n: int
+    path: Path
+    map_path: Path
+    fd: int
+    map: mmap.mmap | None
+
+
+class BaseFile:
+    """Reads and writes the base file of one database."""
+
+    def __init__(self, disk: Disk, path: Path, page_size: int) -> None:
+        """Args: path: the file, created if missing; page_size: bytes, 0 while unknown."""
+        self._disk = disk
+        self.path = path
+        self.fd = disk.open("base.open", path, os.O_RDWR | os.O_CREAT)
+        self.page_size = page_size
+        self.size = os.fstat(self.fd).st_size
+        self.layers: list[Layer] = []
+        self.asides: dict[int, Aside] = {}
+        self.written_txid = 0
+
+    # ---- reading ----
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Returns up to `size` bytes of the committed state; fewer at its end."""
+        if not self.layers:
+            return os.pread(self.fd, size, offset)
+        return b"".join(self._read_pages(offset, size))
+
+    def committed_size(self) -> int:
+        """Returns the size in bytes of the committed state, layers included."""
+        return self.layers[-1].size if self.layers else self.size
+
+    def page(self, pgno: int) -> bytes:
+        """Returns one page of the committed state; zeros where the file has a hole or ends."""
+        for layer in reversed(self.layers):
+            page = layer.overlay.get(pgno)
+            if page is not None:
+                return page
+        page_size = self.page_size
+        page = os.pread(self.fd, page_size, (pgno - 1) * page_size)
+        return page if len(page) == page_size else page + bytes(page_size - len(page))
+
+    def _read_pages(self, offset: int, size: int) -> Iterator[bytes]:
+        page_size = self.page_size
+        end = min(offset + size, self.committed_size())
+        while offset < end:
+            index, skip = divmod(offset, page_size)
+            step = min(page_size - skip, end - offset)
+            yield self.page(index + 1)[skip : skip + step]
+            offset += step
+
+    # ---- writing ----
+
+    def put(self, pgno: int, page: bytes, txid: int, durable_txid: int) -> None:
+        """Writes one page of a committed transaction, now if its image is durable, else when it is.
+
+        Raises:
+            OSError: the page is nowhere: neither in the file nor in a layer.
+        """
+        if txid <= durable_txid and not self.layers:
+            self.write_page(pgno, page, txid)
+            return
+        layer = self.open_layer(txid)
+        layer.overlay.put(pgno, page)
+        layer.size = max(layer.size, pgno * self.page_size)
+
+    def write_page(self, pgno: int, page: bytes, txid: int) -> None:
+        """Writes one page into the file. Invariant 1 is the caller's to keep."""
+        if self.asides:
+            self._put_aside(pgno, 1, txid)
+        end = pgno * self.page_size
+        self._disk.write("base.write", self.fd, page, end - self.page_size)
+        if end > self.size:
+            self.size = end
+
+    def open_layer(self, txid: int) -> Layer:
+        """Returns the layer that takes pages now, through `txid`."""
+        if not self.layers or self.layers[-1].frozen:
+            overlay = Overlay(self._disk, self.path.parent, self.page_size, WRITE_RUN_BYTES * 4)
+            self.layers.append(Layer(overlay, txid, self.committed_size()))
+        layer = self.layers[-1]
+        layer.txid = max(layer.txid, txid)
+        return layer
+
+    def push_layer(self, overlay: Overlay, txid: int, size: int) -> None:
+        """Takes a whole overlay as the newest layer: the pages of a large transaction, uncopied."""
+        if self.layers:
+            self.layers[-1].frozen = True
+        self.layers.append(Layer(overlay, txid, size))
+
+    def freeze(self, durable_txid: int) -> Layer | None:
+        """Returns the oldest layer if it may be written now, closed for further pages."""
+        if not self.layers or self.layers[0].txid > durable_txid:
+            return None
+        self.layers[0].frozen = True
+        return self.layers[0]
+
+    def write_layer(self, layer: Layer) -> None:
+        """Writes a frozen layer into the file. Safe off the loop: `put` and `page` leave a frozen layer alone.
+
+        Crash: some pages written, some not, some torn: the log after S has them all.
+        """
+        page_size = self.page_size
+        run: list[bytes] = []
+        first = 0
+        run_max = min(IOV_MAX, max(1, WRITE_RUN_BYTES // page_size))
+        for pgno in sorted(layer.overlay.pages):
+            if run and (pgno != first + len(run) or len(run) >= run_max):
+                self._write_run(first, run, layer.txid)
+                run = []
+            if not run:
+                first = pgno
+            page = layer.overlay.get(pgno)
+            assert page is not None
+            run.append(page)
+        if run:
+            self._write_run(first, run, layer.txid)
+        if layer.size != self.size:
+            self.truncate_file(layer.size, layer.txid)
+
+    def written(self, layer: Layer) -> None:
+        """Forgets a layer that is in the file now."""
+        assert self.layers[0] is layer
+        del self.layers[0]
+        self.written_txid = max(self.written_txid, layer.txid)
+        layer.overlay.close()
+
+    def truncate_file(self, size: int, txid: int) -> None:
+        """Sets the size of the file itself. `size` in bytes."""
+        if self.asides and size < self.size:
+            self._put_aside(size // self.page_size + 1, (self.size - size) // self.page_size, txid)
+        self._disk.truncate("base.truncate", self.fd, size)
+        self.size = size
+
+    def _write_run(self, first: int, run: list[bytes], txid: int) -> None:
+        if self.asides:
+            self._put_aside(first, len(run), txid)
+        end = (first - 1 + len(run)) * self.page_size
+        self._disk.write_vector("base.write_run", self.fd, run, (first - 1) * self.page_size)
+        self.size = max(self.size, end)
+
+    # ---- snapshots ----
+
+    def open_aside(self, snapshot_id: int, txid: int, base_txid: int, page_n: int) -> Aside:
+        """Begins to put old pages aside for a snapshot at `txid`; the log after `base_txid` is kept for it.
+
+        Returns:
+            The aside; its two files live until `close_aside`.
+        """
+        path = self.path.with_name(f"aside-{snapshot_id}")
+        map_path = self.path.with_name(f"aside-{snapshot_id}.map")
+        fd = self._disk.open("aside.open", path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        map_fd = self._disk.open("aside.open_map", map_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            self._disk.truncate("aside.size_map", map_fd, page_n + 1)
+            view = mmap.mmap(map_fd, page_n + 1)
+        finally:
+            os.close(map_fd)
+        aside = self.asides[snapshot_id] = Aside(snapshot_id, txid, base_txid, page_n, path, map_path, fd, view)
+        return aside
+
+    def close_aside(self, snapshot_id: int) -> None:
+        """Ends a snapshot; one that is unknown is fine."""
+        aside = self.asides.pop(snapshot_id, None)
+        if aside is not None:
+            self._discard(aside)
+
+    def _discard(self, aside: Aside) -> None:
+        if aside.map is not None:
+            aside.map.close()
+            aside.map = None
+            os.close(aside.fd)
+            for path in (aside.path, aside.map_path):
+                path.unlink(missing_ok=True)
+
+    def _put_aside(self, first: int, page_n: int, txid: int) -> None:
+        """Copies pages about to be overwritten. A snapshot that cannot keep up with the disk is given up, not the write."""
+        page_size = self.page_size
+        for aside in list(self.asides.values()):
+            if txid <= aside.txid or aside.map is None:
+                continue
+            try:
+                for pgno in range(first, min(first + page_n, aside.page_n + 1)):
+                    if not aside.map[pgno]:
+                        offset = (pgno - 1) * page_size
+                        self._disk.write("aside.write", aside.fd, os.pread(self.fd, page_size, offset), offset)
+                        # Set after the copy and before the page changes: a reader that finds 0 after
+                        # it has read the base has read the old page.
+                        aside.map[pgno] = 1
+            except OSError:
+                aside.map[0] = 1  # page 0 does not exist: this tells the reader that the snapshot is spoilt
+                aside.txid = 1 << 63
+
+    def sync(self) -> None:
+        """Makes the file durable. Safe off the loop."""
+        self._disk.sync("base.sync", self.fd)
+
+    def close(self) -> None:
+        """Closes everything; writes nothing."""
+        for aside in self.asides.values():
+            self._discard(aside)
+        self.asides.clear()
+        for layer in self.layers:
+            layer.overlay.close()
+        self.layers.clear()
+        os.close(self.fd)

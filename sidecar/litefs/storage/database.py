@@ -1,0 +1,333 @@
+"""One database: its position, its page checksums, and the pieces that hold its bytes.
+
+Strategy: this class knows what is committed. How a transaction becomes one is told elsewhere:
+`journal_commit` (rollback modes), `wal_commit` (WAL mode), `replacement` (whole new states). All of
+them end in `accept`, the only place where the position moves.
+
+What may be trusted, from the oldest to the newest state:
+    base file      complete through `base_txid` (S), after a crash too
+    layers         committed pages on their way into the base; gone after a crash, the log has them
+    log            every committed image after S; durable through `log.durable_txid`
+    uncommitted    the rollback journal's overlay, the WAL behind its last commit: gone after a crash
+"""
+
+import logging
+import os
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from litefs.errors import CommitRefusedError, NotPrimaryError
+from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
+from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, is_wal_mode
+from litefs.storage.base_file import BaseFile
+from litefs.storage.disk import Disk
+from litefs.storage.log import Log, LogRecord
+from litefs.storage.overlay import Overlay
+from litefs.storage.state import DatabaseState
+from litefs.storage.steps import Steps, run
+from litefs.storage.transaction import Before, Change, Prepared, measure, prepare
+
+BASE_NAME = "database"
+LOG_NAME = "log"
+DIRECT_PAGES_MAX = 64
+"""A commit of up to so many durable pages is written into the base at once; larger ones go off the loop."""
+
+_log = logging.getLogger("litefs.storage")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """What all databases of a store share."""
+
+    node_id: int
+    compress: bool = True
+    overlay_memory_bytes: int = 64 << 20
+    segment_bytes: int = 8 << 20
+
+
+class CommitGate:
+    """Says whether this node may commit now. The filesystem process moves the deadline."""
+
+    def __init__(self, primary_until: float, clock: Callable[[], float]) -> None:
+        """Args: primary_until: in seconds of `clock`; 0 for a replica."""
+        self.primary_until = primary_until
+        self._clock = clock
+
+    @property
+    def is_open(self) -> bool:
+        """The lease, less its margin, has not run out."""
+        return self._clock() < self.primary_until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedImage:
+    """An image in a replica's log that waits for its pages to come through the mount."""
+
+    txid: int
+    pre_apply: int
+    post_apply: int
+    commit: int
+    timestamp_ms: int
+    record: LogRecord
+
+
+class Database:
+    """Committed state of one database, and what is under way.
+
+    Attributes:
+        txid, checksum: the position that readers see.
+        page_size, page_n: of that state; 0 before the first commit, `page_n` 0 after a drop.
+        sums: page checksums of that state, page `pgno` at index `pgno - 1`.
+        base_txid: S, see the module's docstring.
+        stale: pages that the base (with its layers) does not show as committed: in WAL mode those whose
+            newest content still lies in the WAL only.
+        exists: the name shows in the mount.
+    """
+
+    def __init__(
+        self, name: str, directory: Path, disk: Disk, settings: StoreSettings, gate: CommitGate, state: DatabaseState
+    ) -> None:
+        """Args: directory: `<data>/dbs/<name>`, exists; state: as read or as recovery made it."""
+        self.name = name
+        self.directory = directory
+        self.disk = disk
+        self.settings = settings
+        self.gate = gate
+        self.base = BaseFile(disk, directory / BASE_NAME, state.page_size)
+        self.log = Log(disk, directory / LOG_NAME, settings.segment_bytes)
+        self.txid = self.base_txid = state.base_txid
+        self.checksum = state.checksum
+        self.page_size = state.page_size
+        self.page_n = state.page_n
+        self.timestamp_ms = state.timestamp_ms
+        self.group = state.group
+        self.exists = state.exists
+        self.sums: array[int] = array("Q")
+        self.stale: set[int] = set()
+        self.expected: deque[ExpectedImage] = deque()
+        self.size = self.base.size
+        self.lost: Exception | None = None
+        self.wal_mode = False
+        self.on_accept: Callable[[Database], None] = lambda database: None
+        self.note_header()
+
+    # ---- what is committed ----
+
+    def note_header(self) -> None:
+        """Reads again what page 1 says, after it changed in the base file or its layers."""
+        header = self.base.read(0, DATABASE_HEADER_SIZE)
+        self.wal_mode = len(header) == DATABASE_HEADER_SIZE and is_wal_mode(header)
+
+    @property
+    def logged_txid(self) -> int:
+        """The last image in the log: beyond `txid` on a replica that has yet to apply some."""
+        return self.expected[-1].txid if self.expected else self.txid
+
+    def before(self) -> Before:
+        """Returns the state that the next transaction starts from."""
+        return Before(
+            txid=self.txid,
+            checksum=self.checksum,
+            page_n=self.page_n,
+            sums=self.sums,
+            page_size=self.page_size,
+            node_id=self.settings.node_id,
+            compress=self.settings.compress,
+        )
+
+    def new_overlay(self, page_size: int) -> Overlay:
+        """Returns an empty overlay that spills into this database's directory."""
+        return Overlay(self.disk, self.directory, page_size, self.settings.overlay_memory_bytes)
+
+    def learn_page_size(self, page_size: int) -> None:
+        """Sets the page size of a database that has none yet, or takes another one when it is empty."""
+        self.page_size = self.base.page_size = page_size
+
+    # ---- commits ----
+
+    def prepare(self, change: Change, group: int = 0) -> Steps[Prepared]:
+        """Decides about a transaction and puts its image into the log, not yet synced.
+
+        First the change is compared with the committed state: what changes nothing always succeeds,
+        on a replica too, or a hot journal could never be rolled back. Only then does the role decide.
+
+        Returns:
+            The prepared transaction; its `record` is None if nothing changed.
+
+        Raises:
+            CommitRefusedError: this node may not commit, or the pages are not those of the expected image.
+            OSError: the log cannot take the image.
+        """
+        if self.gate.is_open and not self.expected:
+            return (yield from prepare(self.log, self.before(), change, group))
+        measured = yield from measure(self.before(), change)
+        if measured.post_apply == self.checksum and measured.commit == self.page_n and not measured.sums:
+            return measured
+        if not self.expected:
+            raise NotPrimaryError(f"{self.name}: this node is not the primary")
+        image = self.expected[0]
+        if measured.post_apply != image.post_apply or measured.commit != image.commit:
+            raise CommitRefusedError(
+                f"{self.name}: applied pages give {measured.post_apply:016x}, "
+                f"image {image.txid:016x} wants {image.post_apply:016x}"
+            )
+        measured.txid = image.txid
+        measured.timestamp_ms = image.timestamp_ms
+        measured.record = image.record
+        return measured
+
+    def void(self, prepared: Prepared) -> None:
+        """Takes back a prepared transaction that will not commit, durably.
+
+        An image that came from the primary stays: it is still to be applied.
+
+        Raises:
+            DiskLostError: the process must stop.
+        """
+        if prepared.record is not None and not (self.expected and self.expected[0].record is prepared.record):
+            self.log.void(prepared.record, self.txid)
+
+    def accept(self, prepared: Prepared) -> None:
+        """Moves the position to a prepared transaction. Nothing in here may fail: the image is in the log."""
+        sums, commit = self.sums, prepared.commit
+        if commit > len(sums):
+            sums.frombytes(bytes(8 * (commit - len(sums))))
+        for pgno, checksum in prepared.sums:
+            sums[pgno - 1] = checksum
+        if commit < len(sums):
+            del sums[commit:]
+            self.stale = {pgno for pgno in self.stale if pgno <= commit}
+        self.page_n = commit
+        self.txid = prepared.txid
+        self.checksum = prepared.post_apply if commit else EMPTY_DATABASE_CHECKSUM
+        self.timestamp_ms = prepared.timestamp_ms
+        if prepared.group:
+            self.group = prepared.group
+        if self.expected and self.expected[0].txid == prepared.txid:
+            self.expected.popleft()
+        self.on_accept(self)
+
+    def drop(self) -> None:
+        """Commits the removal of the database: an image without pages, after which the position goes on.
+
+        Raises:
+            NotPrimaryError: neither primary nor is this the removal that the primary sent.
+            OSError: the log cannot take the image.
+        """
+        prepared = run(self.prepare(Change(pgnos=(), read=self.base.page, commit=0)))
+        self.exists = False
+        self.stale.clear()
+        self.accept(prepared)
+        self.lay_down(self.new_overlay(self.page_size), prepared.txid)
+        self.size = 0
+
+    def lay_down(self, overlay: Overlay, txid: int) -> None:
+        """Sends the pages of an accepted rollback-mode transaction towards the base; takes the overlay over.
+
+        Raises nothing: what the base cannot take now waits in a layer and is tried again.
+        """
+        base, durable, size = self.base, self.log.durable_txid, self.page_n * self.page_size
+        pages = overlay.pages
+        first = overlay.get(1)
+        if first is not None:
+            self.wal_mode = is_wal_mode(first)
+        if len(pages) > DIRECT_PAGES_MAX:
+            for pgno in [pgno for pgno in pages if pgno > self.page_n]:
+                del pages[pgno]
+            base.push_layer(overlay, txid, size)
+            return
+        try:
+            for pgno in sorted(pages):
+                if pgno <= self.page_n:
+                    page = overlay.get(pgno)
+                    assert page is not None
+                    base.put(pgno, page, txid, durable)
+            if base.layers:
+                base.open_layer(txid).size = size
+            elif base.size != size:
+                base.truncate_file(size, txid)
+        except OSError as error:
+            _log.warning("%s: base file: %s; the pages wait in memory", self.name, error)
+            base.push_layer(overlay, txid, size)
+            return
+        overlay.close()
+
+    # ---- durability, off the loop ----
+
+    def sync_log(self) -> Steps[None]:
+        """Makes everything in the log durable; others run meanwhile.
+
+        Raises:
+            OSError: durability of what was appended since the last sync is unknown.
+        """
+        log = self.log
+        fds, txid = log.unsynced()
+        if fds:
+            yield lambda: log.sync_descriptors(fds)
+            log.synced(fds, txid)
+
+    def settle(self) -> Steps[None]:
+        """Syncs the log if it has to be, and writes waiting layers into the base; others run meanwhile.
+
+        Raises:
+            OSError: the log could not be synced (the disk is lost), or the base not written (try again later).
+        """
+        yield from self.sync_log()
+        while (layer := self.base.freeze(self.log.durable_txid)) is not None:
+            writing = layer
+            yield lambda: self.base.write_layer(writing)
+            self.base.written(layer)
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing waits to be synced or written."""
+        return not self.base.layers and self.log.durable_txid >= self.log.last_txid
+
+    def state_now(self) -> DatabaseState:
+        """Returns the state file's content for a base that is complete through the current position."""
+        return DatabaseState(
+            base_txid=self.txid,
+            checksum=self.checksum,
+            page_size=self.page_size,
+            page_n=self.page_n,
+            timestamp_ms=self.timestamp_ms,
+            group=self.group,
+            exists=self.exists,
+        )
+
+    def reopen(self, state: DatabaseState, sums: "array[int]") -> None:
+        """Goes on with the base file and the empty log that a replacement put in place."""
+        asides = list(self.base.asides)
+        for snapshot_id in asides:
+            self.base.close_aside(snapshot_id)
+        self.close()
+        self.base = BaseFile(self.disk, self.directory / BASE_NAME, state.page_size)
+        self.log = Log(self.disk, self.directory / LOG_NAME, self.settings.segment_bytes)
+        self.log.adopt([], state.base_txid)
+        self.txid = self.base_txid = state.base_txid
+        self.checksum, self.page_size, self.page_n = state.checksum, state.page_size, state.page_n
+        self.timestamp_ms, self.group, self.exists = state.timestamp_ms, state.group, state.exists
+        self.sums = sums
+        self.stale.clear()
+        self.expected.clear()
+        self.size = self.base.size
+        self.note_header()
+        self.on_accept(self)
+
+    @staticmethod
+    def now_ms() -> int:
+        """Returns the time stamp of a commit made now, Unix milliseconds."""
+        return time.time_ns() // 1_000_000
+
+    def close(self) -> None:
+        """Closes all descriptors; writes nothing."""
+        self.base.close()
+        self.log.close()
+
+    def attributes(self) -> os.stat_result:
+        """Returns mode, owner and times as kept on the base file."""
+        return os.fstat(self.base.fd)

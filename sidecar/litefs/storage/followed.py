@@ -1,0 +1,92 @@
+"""Images from the primary on their way into a replica's log.
+
+The sender has verified them whole; here it is decided whether they follow. They are in the log before
+their pages are applied through the mount; the position moves when the pages are there.
+"""
+
+import os
+from pathlib import Path
+
+from litefs.errors import PositionMismatchError
+from litefs.formats.ltx import HEADER_SIZE, TRAILER_SIZE, LtxHeader
+from litefs.storage.database import Database, ExpectedImage
+from litefs.storage.log import LogRecord
+from litefs.storage.steps import Steps
+from litefs.storage.transaction import Prepared
+
+
+def append_image(database: Database, image: bytes) -> int:
+    """Puts an image into the log and expects its pages. Returns its txid.
+
+    Raises:
+        PositionMismatchError: it does not follow what is in the log.
+        FormatError: its header is none.
+        OSError: the log cannot take it.
+    """
+    header = LtxHeader.decode(image[:HEADER_SIZE])
+    post_apply = int.from_bytes(image[-TRAILER_SIZE : -TRAILER_SIZE + 8], "big")
+    _check_follows(database, header)
+    record = database.log.append(image, header.min_txid, header.max_txid, post_apply)
+    return _expect(database, header, post_apply, record)
+
+
+def append_spooled(database: Database, path: Path) -> Steps[int]:
+    """The same for an image that lies in a file, which stays. Others run meanwhile."""
+    disk = database.disk
+    fd = disk.open("spool.open", path, os.O_RDONLY)
+    try:
+        size = os.fstat(fd).st_size
+        header = LtxHeader.decode(disk.read("spool.header", fd, HEADER_SIZE, 0))
+        trailer = disk.read("spool.trailer", fd, TRAILER_SIZE, size - TRAILER_SIZE)
+        post_apply = int.from_bytes(trailer[:8], "big")
+        _check_follows(database, header)
+        stream = database.log.begin_stream(header.min_txid, header.max_txid, size)
+        yield lambda: stream.copy_from(fd, size)
+        record = stream.finish(post_apply)
+    finally:
+        disk.close("spool.close", fd)
+    return _expect(database, header, post_apply, record)
+
+
+def _check_follows(database: Database, header: LtxHeader) -> None:
+    last = database.expected[-1] if database.expected else None
+    txid, checksum = (last.txid, last.post_apply) if last is not None else (database.txid, database.checksum)
+    if header.min_txid != txid + 1 or (txid and header.pre_apply != checksum):
+        raise PositionMismatchError(
+            f"{database.name}: image {header.min_txid:016x} after checksum {header.pre_apply:016x} "
+            f"does not follow {txid:016x}/{checksum:016x}"
+        )
+    if database.page_n and header.page_size != database.page_size:
+        raise PositionMismatchError(
+            f"{database.name}: image {header.min_txid:016x} has pages of {header.page_size} bytes, "
+            f"the database has {database.page_size}"
+        )
+
+
+def _expect(database: Database, header: LtxHeader, post_apply: int, record: LogRecord) -> int:
+    if not database.page_n and not database.expected:
+        database.learn_page_size(header.page_size)
+    if not database.expected and post_apply == database.checksum and header.commit == database.page_n and database.txid:
+        # It changes nothing, so there is nothing to apply: only the position moves.
+        database.accept(
+            Prepared(
+                txid=header.max_txid,
+                post_apply=post_apply,
+                commit=header.commit,
+                timestamp_ms=header.timestamp_ms,
+                sums=[],
+                record=record,
+            )
+        )
+    else:
+        database.expected.append(
+            ExpectedImage(
+                txid=header.max_txid,
+                pre_apply=header.pre_apply,
+                post_apply=post_apply,
+                commit=header.commit,
+                timestamp_ms=header.timestamp_ms,
+                record=record,
+            )
+        )
+    return header.max_txid

@@ -1,0 +1,97 @@
+"""What a store does by itself, behind the commits: sync, settle, checkpoint the log, forget, prepare segments.
+
+Strategy: one pass over the databases that have something to do; every wait is a step. Nothing here
+changes what anybody reads.
+
+    settle       sync the log, then write committed pages into the base
+    checkpoint   base complete through N: sync the base, then the state file says S = N
+    forget       segments whose images are at or before S and older than the retention go
+"""
+
+import logging
+
+from litefs.storage.database import Database
+from litefs.storage.state import DatabaseState, write_state
+from litefs.storage.steps import Steps
+
+CHECKPOINT_LOG_BYTES = 32 << 20
+"""So much log after S makes a checkpoint due: recovery reads it in well under a second."""
+
+CHECKPOINT_AGE_S = 30.0
+"""And so does this age, so that an idle database starts from its base alone."""
+
+_log = logging.getLogger("litefs.storage")
+
+
+class Housekeeper:
+    """Does the work that is due for the databases of a store."""
+
+    def __init__(self, retention_s: float) -> None:
+        """Args: retention_s: images younger than this stay in the log for followers."""
+        self._retention_s = retention_s
+        self._checkpointed: dict[str, tuple[int, float, int]] = {}  # name → (txid, when, log bytes written)
+
+    def settle(self, database: Database) -> Steps[None]:
+        """Makes what is committed durable and brings it into the base. For databases that are not settled.
+
+        Raises:
+            OSError: the log could not be synced: the process must stop.
+        """
+        try:
+            yield from database.sync_log()
+        except OSError as error:
+            database.lost = error
+            raise
+        try:
+            yield from database.settle()
+        except OSError as error:
+            _log.warning("%s: base file: %s; the pages wait", database.name, error)
+
+    def prepare_segment(self, database: Database) -> Steps[None]:
+        """Makes the next log segment ready before it is needed. A full disk here fails no commit."""
+        log = database.log
+        if not log.wants_spare():
+            return
+        capacity = log.spare_capacity()
+        try:
+            spare = yield lambda: log.make_spare(capacity)
+        except OSError as error:
+            _log.warning("%s: next log segment: %s", database.name, error)
+            return
+        if database.log is log:
+            log.take_spare(spare)
+
+    def checkpoint_due(self, database: Database, now_s: float) -> bool:
+        """The base shows everything, and enough has happened since S."""
+        if database.txid == database.base_txid or database.stale or not database.is_settled or database.expected:
+            return False
+        _, when, size = self._checkpointed.setdefault(database.name, (database.base_txid, now_s, database.log.size_bytes))
+        return now_s - when >= CHECKPOINT_AGE_S or database.log.size_bytes - size >= CHECKPOINT_LOG_BYTES
+
+    def checkpoint(self, database: Database, now_s: float) -> Steps[None]:
+        """Moves S to the present position.
+
+        Crash: before the state file is replaced S is the old one, and the log still holds everything after it.
+
+        Raises:
+            OSError: S stays; try again later.
+        """
+        state = database.state_now()
+        base, disk, directory = database.base, database.disk, database.directory
+        yield base.sync
+        yield lambda: write_state(disk, directory, state)
+        self.moved(database, state, now_s)
+
+    def moved(self, database: Database, state: DatabaseState, now_s: float) -> None:
+        """Takes note that the state file says `state`."""
+        if database.base_txid < state.base_txid <= database.txid:
+            database.base_txid = state.base_txid
+        self._checkpointed[database.name] = (state.base_txid, now_s, database.log.size_bytes)
+
+    def forget(self, database: Database, now_s: float) -> None:
+        """Removes old log segments."""
+        through = database.base_txid
+        for aside in database.base.asides.values():
+            through = min(through, aside.base_txid)
+        if database.log.forget(through, now_s - self._retention_s):
+            _log.debug("%s: log begins at %016x", database.name, database.log.first_txid())

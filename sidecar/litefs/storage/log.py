@@ -1,0 +1,315 @@
+"""The log of one database: LTX images in segments. What is in here and synced is committed for ever.
+
+Strategy: images are appended to a segment whose blocks already hold zeros, so that one `fdatasync`
+makes a commit durable without a size change or an extent conversion (a quarter of the cost of a file
+per transaction). The next segment is made ready beside the current one, off the commit path.
+
+Guarantees:
+    1. `append` either puts a whole record behind the last one, or raises and leaves the log as it was:
+       what a failed append wrote lies behind the end and is overwritten by the next.
+    2. After `sync` returned, every record appended before it was called is durable.
+    3. `void` is durable before it returns: a voided image is never recovered.
+
+Assumes: one writer; readers (`log_reader`) open the segments by themselves and stay behind committed txids.
+"""
+
+import os
+import secrets
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from litefs.errors import DiskLostError
+from litefs.storage.disk import Disk
+from litefs.storage.log_format import (
+    RECORD_HEADER_SIZE,
+    SEGMENT_HEADER_SIZE,
+    RecordState,
+    encode_record_header,
+    encode_segment_header,
+    padded,
+    segment_name,
+)
+
+FIRST_SEGMENT_BYTES = 256 << 10
+"""A new database starts small, so that hundreds of idle ones cost little; each next segment is twice as large."""
+
+SPARE_NAME = "spare"
+_ZEROS = bytes(1 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """Where an image lies: enough to void it, to mark it live, or to read it back."""
+
+    fd: int
+    offset: int
+    length: int
+    min_txid: int
+    max_txid: int
+    group: int
+    post_apply: int
+    segment_id: int
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file of the log. `capacity` is its size in zeroed or used bytes."""
+
+    path: Path
+    fd: int
+    segment_id: int
+    first_txid: int
+    last_txid: int
+    end: int
+    capacity: int
+    last_append_s: float
+
+
+class StreamAppend:
+    """An image on its way into the log. Given up by simply dropping it: the log ends before it.
+
+    Crash: the header is written last; until it is there the log ends before the image, whatever lies behind.
+    """
+
+    def __init__(self, log: "Log", disk: Disk, segment: Segment, min_txid: int, max_txid: int) -> None:
+        """Args: segment: takes the image from its present end."""
+        self._log = log
+        self._disk = disk
+        self._segment = segment
+        self._txids = (min_txid, max_txid)
+        self._position = segment.end + RECORD_HEADER_SIZE
+
+    def write(self, data: bytes) -> None:
+        """Writes the next piece. Raises OSError: the image is given up."""
+        self._disk.write("log.append_chunk", self._segment.fd, data, self._position)
+        self._position += len(data)
+
+    def copy_from(self, fd: int, size: int) -> None:
+        """Takes `size` bytes from the start of another file as the next piece."""
+        if self._disk.copy("log.append_copy", fd, self._segment.fd, 0, self._position, size) != size:
+            raise OSError("the spooled image is shorter than it was said to be")
+        self._position += size
+
+    def finish(self, post_apply: int, *, group: int = 0, state: int = RecordState.LIVE) -> LogRecord:
+        """Writes the header, which makes the image part of the log. It is durable after the next `sync`."""
+        segment = self._segment
+        offset = segment.end
+        length = self._position - offset - RECORD_HEADER_SIZE
+        min_txid, max_txid = self._txids
+        header = encode_record_header(
+            state, length, min_txid, max_txid, group, post_apply, segment.segment_id, self._log.durable_txid
+        )
+        self._disk.write("log.append_header", segment.fd, header, offset)
+        return self._log.appended(
+            segment, LogRecord(segment.fd, offset, length, min_txid, max_txid, group, post_apply, segment.segment_id)
+        )
+
+
+class Log:
+    """Appends images, makes them durable, voids them, and forgets old ones."""
+
+    def __init__(self, disk: Disk, directory: Path, segment_bytes: int) -> None:
+        """Args: directory: exists; segment_bytes: size of segments once the database has grown to it."""
+        self._disk = disk
+        self.directory = directory
+        self._segment_bytes = segment_bytes
+        self._closed: deque[Segment] = deque()
+        self._current: Segment | None = None
+        self._spare: tuple[int, int] | None = None  # (fd, capacity) of the file called `spare`
+        self._unsynced: list[int] = []
+        self.last_txid = 0
+        self.durable_txid = 0
+        self.size_bytes = 0
+
+    # ---- appending ----
+
+    def append(
+        self, image: bytes, min_txid: int, max_txid: int, post_apply: int, *, group: int = 0, state: int = RecordState.LIVE
+    ) -> LogRecord:
+        """Puts an image behind the last one. It is durable after the next `sync`.
+
+        Raises:
+            OSError: the disk is full or failed; the log is as it was.
+        """
+        length = len(image)
+        segment = self._segment_for(length, min_txid)
+        header = encode_record_header(state, length, min_txid, max_txid, group, post_apply, segment.segment_id, self.durable_txid)
+        offset = segment.end
+        self._disk.write("log.append", segment.fd, header + image, offset)
+        return self.appended(segment, LogRecord(
+            segment.fd, offset, length, min_txid, max_txid, group, post_apply, segment.segment_id
+        ))
+
+    def begin_stream(self, min_txid: int, max_txid: int, size_hint: int) -> "StreamAppend":
+        """Begins to put an image behind the last one, piece by piece. Nothing else may be appended until it ends."""
+        return StreamAppend(self, self._disk, self._segment_for(size_hint, min_txid), min_txid, max_txid)
+
+    def appended(self, segment: Segment, record: LogRecord) -> LogRecord:
+        """Takes note of a record that is written whole. Returns it."""
+        segment.end = record.offset + RECORD_HEADER_SIZE + padded(record.length)
+        segment.last_txid = self.last_txid = record.max_txid
+        segment.last_append_s = time.monotonic()
+        self.size_bytes += RECORD_HEADER_SIZE + record.length
+        if segment.fd not in self._unsynced:
+            self._unsynced.append(segment.fd)
+        return record
+
+    # ---- durability ----
+
+    def unsynced(self) -> tuple[list[int], int]:
+        """Returns (descriptors to sync in this order, the txid that is durable once they are)."""
+        return list(self._unsynced), self.last_txid
+
+    def sync_descriptors(self, fds: list[int]) -> None:
+        """Syncs what `unsynced` named. Safe to call off the loop: it touches nothing but the disk."""
+        for fd in fds:
+            self._disk.sync("log.sync", fd)
+
+    def synced(self, fds: list[int], txid: int) -> None:
+        """Takes note that `sync_descriptors(fds)` returned; `txid` as `unsynced` said."""
+        current = self._current.fd if self._current is not None else -1
+        for fd in fds:
+            if fd != current or self.last_txid == txid:
+                if fd in self._unsynced:
+                    self._unsynced.remove(fd)
+        self.durable_txid = max(self.durable_txid, min(txid, self.last_txid))
+
+    def sync(self) -> None:
+        """Makes everything appended so far durable, before it returns. This is the line that commits."""
+        fds, txid = self.unsynced()
+        self.sync_descriptors(fds)
+        self.synced(fds, txid)
+
+    def void(self, record: LogRecord, last_txid: int) -> None:
+        """Strikes the last record out, durably; `last_txid` is the one before it.
+
+        Crash: before the sync returns either outcome may be found, and nobody was told of one yet.
+
+        Raises:
+            DiskLostError: the record may count after a restart, so the process must not go on.
+        """
+        header = self._header_with_state(record, RecordState.VOID)
+        try:
+            self._disk.write("log.void", record.fd, header, record.offset)
+            self._disk.sync("log.void_sync", record.fd)
+        except OSError as error:
+            raise DiskLostError(f"cannot void transaction {record.max_txid:016x} in {self.directory}: {error}") from error
+        segment = self._current
+        if segment is not None and segment.fd == record.fd and last_txid < record.min_txid:
+            segment.end = record.offset
+            segment.last_txid = self.last_txid = last_txid
+            self.durable_txid = min(self.durable_txid, last_txid)
+
+    def mark_live(self, record: LogRecord) -> None:
+        """Turns a prepared record into a live one. Durable after the next `sync`."""
+        self._disk.write("log.mark_live", record.fd, self._header_with_state(record, RecordState.LIVE), record.offset)
+        if record.fd not in self._unsynced:
+            self._unsynced.append(record.fd)
+
+    def _header_with_state(self, record: LogRecord, state: RecordState) -> bytes:
+        return encode_record_header(
+            state, record.length, record.min_txid, record.max_txid, record.group, record.post_apply, record.segment_id, 0
+        )
+
+    # ---- segments ----
+
+    def adopt(self, segments: list[Segment], durable_txid: int) -> None:
+        """Takes over what recovery found, oldest first; the last one is appended to."""
+        self._closed = deque(segments[:-1])
+        self._current = segments[-1] if segments else None
+        self.last_txid = self.durable_txid = durable_txid
+        self.size_bytes = sum(segment.end for segment in segments)
+
+    def first_txid(self) -> int:
+        """Returns the oldest image in the log, or 0 if it is empty."""
+        segment = self._closed[0] if self._closed else self._current
+        return segment.first_txid if segment is not None and segment.last_txid else 0
+
+    def wants_spare(self) -> bool:
+        """The current segment is half full and no next one stands ready."""
+        segment = self._current
+        return segment is not None and self._spare is None and segment.end * 2 > segment.capacity
+
+    def spare_capacity(self) -> int:
+        """Returns the size in bytes that the next segment should have."""
+        current = self._current.capacity if self._current is not None else FIRST_SEGMENT_BYTES // 2
+        return max(min(current * 2, self._segment_bytes), min(FIRST_SEGMENT_BYTES, self._segment_bytes))
+
+    def make_spare(self, capacity: int) -> tuple[int, int]:
+        """Writes a file of zeros, ready to become a segment. Safe off the loop. Returns (fd, capacity)."""
+        path = self.directory / SPARE_NAME
+        fd = self._disk.open("log.spare", path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            for offset in range(0, capacity, len(_ZEROS)):
+                self._disk.write("log.spare_zeros", fd, _ZEROS[: capacity - offset], offset)
+            self._disk.sync("log.spare_sync", fd)
+        except OSError:
+            self._disk.close("log.spare_close", fd)
+            raise
+        return fd, capacity
+
+    def take_spare(self, spare: tuple[int, int]) -> None:
+        """Keeps what `make_spare` returned for the next segment."""
+        if self._spare is None:
+            self._spare = spare
+        else:
+            self._disk.close("log.spare_close", spare[0])
+
+    def _segment_for(self, length: int, min_txid: int) -> Segment:
+        segment = self._current
+        if segment is not None and segment.end + RECORD_HEADER_SIZE + padded(length) <= segment.capacity:
+            return segment
+        return self._roll(min_txid)
+
+    def _roll(self, first_txid: int) -> Segment:
+        """Starts the next segment. An image larger than a segment simply extends its file."""
+        if self._spare is None:
+            self._spare = self.make_spare(self.spare_capacity())
+        fd, capacity = self._spare
+        segment_id = secrets.randbits(64)
+        path = self.directory / segment_name(first_txid)
+        if self._current is None:
+            for directory in (self.directory.parent, self.directory.parent.parent):
+                self._disk.sync_directory("log.parents", directory)
+        self._disk.write("log.segment_header", fd, encode_segment_header(segment_id, first_txid), 0)
+        # Crash: before the directory is synced the segment may be missing, and with it only images that
+        # were never reported durable: their sync comes after this.
+        self._disk.rename("log.segment_rename", self.directory / SPARE_NAME, path)
+        self._spare = None
+        self._disk.sync_directory("log.segment_directory", self.directory)
+        if self._current is not None:
+            self._closed.append(self._current)
+        self._current = Segment(path, fd, segment_id, first_txid, 0, SEGMENT_HEADER_SIZE, capacity, time.monotonic())
+        return self._current
+
+    def forget(self, through_txid: int, older_than_s: float) -> int:
+        """Removes segments whose images are all at or before `through_txid` and older than `older_than_s`.
+
+        Args:
+            older_than_s: `time.monotonic()` value; a segment last appended to after it stays.
+
+        Returns:
+            The number of segments removed.
+        """
+        removed = 0
+        while self._closed:
+            segment = self._closed[0]
+            if segment.last_txid > through_txid or segment.last_append_s > older_than_s or segment.fd in self._unsynced:
+                break
+            self._disk.unlink("log.forget", segment.path)
+            self._disk.close("log.forget_close", segment.fd)
+            self.size_bytes -= segment.end
+            self._closed.popleft()
+            removed += 1
+        return removed
+
+    def close(self) -> None:
+        """Closes all descriptors; syncs nothing."""
+        for segment in [*self._closed, *([self._current] if self._current else [])]:
+            self._disk.close("log.close", segment.fd)
+        if self._spare is not None:
+            self._disk.close("log.close", self._spare[0])
+        self._closed.clear()
+        self._current = self._spare = None

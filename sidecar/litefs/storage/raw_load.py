@@ -1,0 +1,137 @@
+"""A database filled by plain file calls: `cp`, `VACUUM INTO`, an editor, SQLite's tests.
+
+Strategy: such writes carry no transaction, so they go to a copy beside the base and readers see the
+copy. When the file is synced or closed and is a whole SQLite database, the copy becomes the new base as
+one transaction (`replacement`), and followers take a snapshot. Until then nothing is committed: after a
+restart of the filesystem process the old state is back.
+"""
+
+import os
+from array import array
+
+from litefs.errors import CommitRefusedError, FormatError, NotPrimaryError
+from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum, page_checksums
+from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, SqliteHeader
+from litefs.storage.base_file import WRITE_RUN_BYTES
+from litefs.storage.database import Database
+from litefs.storage.incoming import INCOMING_NAME
+from litefs.storage.replacement import finish, prepare_replacement
+from litefs.storage.state import DatabaseState
+from litefs.storage.steps import Steps
+
+
+class RawLoad:
+    """The bytes of a file under way to be a database."""
+
+    def __init__(self, database: Database, *, keep: bool) -> None:
+        """Args: keep: begin with the present content, otherwise empty.
+
+        Raises:
+            OSError: the disk cannot take the copy.
+        """
+        self._database = database
+        self._disk = database.disk
+        self._fd = self._disk.open(
+            "load.open", database.directory / INCOMING_NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC
+        )
+        self.size = 0
+        self._dirty = True
+        if keep and database.size:
+            for offset in range(0, database.size, WRITE_RUN_BYTES):
+                data = database.base.read(offset, min(WRITE_RUN_BYTES, database.size - offset))
+                self._disk.write("load.copy", self._fd, data, offset)
+            self.size = database.size
+            self._disk.truncate("load.copy_size", self._fd, self.size)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Reads the file as loaded so far."""
+        return self._disk.read("load.read", self._fd, size, offset)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Writes into the file. Raises OSError if the disk cannot take it."""
+        self._disk.write("load.write", self._fd, data, offset)
+        self.size = max(self.size, offset + len(data))
+        self._dirty = True
+
+    def truncate(self, size: int) -> None:
+        """Sets the size of the file."""
+        self._disk.truncate("load.truncate", self._fd, size)
+        self.size = size
+        self._dirty = True
+
+    def commit(self) -> Steps[bool]:
+        """Makes the file the database, if it is one.
+
+        Returns:
+            False if the bytes are no whole SQLite database (yet): the load goes on.
+
+        Raises:
+            CommitRefusedError: this node may not commit. The load goes on.
+            OSError: the disk failed. The load goes on.
+        """
+        database = self._database
+        if not self._dirty:
+            return False
+        self._dirty = False
+        shape = self._shape()
+        if shape is None:
+            return False
+        page_size, page_n = shape
+        sums = yield lambda: self._checksums(page_size, page_n)
+        if not database.gate.is_open:
+            raise NotPrimaryError(f"{database.name}: this node is not the primary")
+        if self._dirty:
+            raise CommitRefusedError(f"{database.name}: written to while it was committed")
+        yield from replace_in_place(database, page_size, page_n, sums)
+        self.close()
+        return True
+
+    def close(self) -> None:
+        """Gives the load up, or ends it."""
+        if self._fd >= 0:
+            self._disk.close("load.close", self._fd)
+            self._fd = -1
+
+    def _shape(self) -> tuple[int, int] | None:
+        """Returns (page size, pages) if the file is a whole SQLite database."""
+        try:
+            header = SqliteHeader.parse(self.read(0, DATABASE_HEADER_SIZE))
+        except FormatError:
+            return None
+        if self.size % header.page_size:
+            return None
+        page_n = header.page_n if header.is_page_n_valid else self.size // header.page_size
+        if not page_n or page_n * header.page_size > self.size:
+            return None
+        return header.page_size, page_n
+
+    def _checksums(self, page_size: int, page_n: int) -> "array[int]":
+        """Reads the whole file; syncs it. Runs off the loop."""
+        sums: array[int] = array("Q")
+        step = WRITE_RUN_BYTES - WRITE_RUN_BYTES % page_size
+        for offset in range(0, page_n * page_size, step):
+            data = self._disk.read("load.verify", self._fd, min(step, page_n * page_size - offset), offset)
+            sums.extend(page_checksums(data, page_size, offset // page_size + 1))
+        self._disk.truncate("load.trim", self._fd, page_n * page_size)
+        self._disk.sync("load.sync", self._fd)
+        return sums
+
+
+def replace_in_place(database: Database, page_size: int, page_n: int, sums: "array[int]") -> Steps[None]:
+    """Commits the synced incoming file as the next transaction of a database that stays open.
+
+    Crash: before `state.next` is durable the old state stands, after it the new one does.
+
+    Raises:
+        OSError: the old state stands.
+    """
+    state = DatabaseState(
+        base_txid=database.txid + 1,
+        checksum=database_checksum(sums) | CHECKSUM_FLAG,
+        page_size=page_size,
+        page_n=page_n,
+        timestamp_ms=database.now_ms(),
+    )
+    yield lambda: prepare_replacement(database.disk, database.directory, state)
+    finish(database.disk, database.directory)
+    database.reopen(state, sums)

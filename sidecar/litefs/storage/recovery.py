@@ -1,0 +1,259 @@
+"""Start-up: from what lies on disk to databases that are known to be right.
+
+One rule: take the longest valid contiguous run of images after S, lay their pages over the base, and
+check the XOR checksum over every page. Journal, WAL and shared memory of the last life do not exist.
+
+What is found, and what it means:
+    no valid record after the run                torn tail of the last life: the log ends here
+    a later record calls the missing one durable damage: refuse to start, say which image
+    a prepared record of a group                 counts iff a record of that group is live in any database
+    the checksum over the pages is another       base or log are damaged: refuse to start
+
+Crash: recovery changes nothing but pages of the base that the log after S holds, and the bytes behind
+the log's end; it can be cut off and begun again at any point.
+"""
+
+import logging
+import os
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from litefs.errors import CorruptStateError, FormatError
+from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum, page_checksums
+from litefs.formats.ltx_decoder import LtxDecoder
+from litefs.storage.base_file import WRITE_RUN_BYTES
+from litefs.storage.database import LOG_NAME, Database
+from litefs.storage.disk import Disk
+from litefs.storage.log import Segment
+from litefs.storage.log_format import (
+    RECORD_HEADER_SIZE,
+    SEGMENT_HEADER_SIZE,
+    RecordHeader,
+    RecordState,
+    decode_record_header,
+    decode_segment_header,
+    padded,
+    segment_txid,
+)
+
+_log = logging.getLogger("litefs.storage")
+
+Progress = Callable[[str, int, int], None]
+"""Called with (database, bytes verified, bytes in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRecord:
+    """A record whose header is valid, and where its image begins."""
+
+    header: RecordHeader
+    segment: Segment
+    offset: int
+
+
+@dataclass(slots=True)
+class FoundLog:
+    """All segments of a log, oldest first, and the headers of the records in them."""
+
+    segments: list[Segment]
+    records: list[FoundRecord]
+
+    def live_groups(self) -> set[int]:
+        """Returns the groups that a live record here decides."""
+        return {r.header.group for r in self.records if r.header.group and r.header.state == RecordState.LIVE}
+
+
+def scan_log(disk: Disk, directory: Path) -> FoundLog:
+    """Reads the headers of a log. Files with other names, and a segment without a valid header, are left alone.
+
+    Raises:
+        CorruptStateError: a segment that is not the last one has no valid header.
+    """
+    paths = sorted(path for path in directory.iterdir() if segment_txid(path.name) is not None)
+    found = FoundLog([], [])
+    for path in paths:
+        fd = disk.open("recovery.open_segment", path, os.O_RDWR)
+        try:
+            segment_id, first_txid = decode_segment_header(disk.read("recovery.segment", fd, SEGMENT_HEADER_SIZE, 0))
+        except FormatError as error:
+            disk.close("recovery.close_segment", fd)
+            if path == paths[-1]:
+                _log.warning("%s: %s: left over from a crash, ignored", path, error)
+                break
+            raise CorruptStateError(f"{path}: {error}") from error
+        stat = os.fstat(fd)
+        segment = Segment(path, fd, segment_id, first_txid, 0, SEGMENT_HEADER_SIZE, stat.st_size, 0.0)
+        found.segments.append(segment)
+        _scan_segment(disk, segment, found.records)
+    return found
+
+
+def _scan_segment(disk: Disk, segment: Segment, records: list[FoundRecord]) -> None:
+    offset = SEGMENT_HEADER_SIZE
+    while True:
+        try:
+            header = decode_record_header(disk.read("recovery.record", segment.fd, RECORD_HEADER_SIZE, offset))
+        except FormatError:
+            return
+        if header.segment_id != segment.segment_id:
+            return
+        records.append(FoundRecord(header, segment, offset + RECORD_HEADER_SIZE))
+        offset += RECORD_HEADER_SIZE + padded(header.length)
+
+
+def recover(database: Database, found: FoundLog, live_groups: set[int], progress: Progress) -> None:
+    """Brings a database to its newest committed state and verifies it.
+
+    Args:
+        database: as its state file says, with nothing adopted yet.
+        found: its log, as `scan_log` found it.
+        live_groups: groups decided in any database of the store.
+
+    Raises:
+        CorruptStateError: log and base do not add up. Nothing was deleted.
+        OSError: the disk failed.
+    """
+    run = _contiguous_run(database, found, live_groups)
+    # Pages reach the base only when the log is durable, and what survived the death of a process may
+    # still be in the page cache only.
+    for segment in found.segments:
+        database.disk.sync("recovery.sync_log", segment.fd)
+    for record in run:
+        _lay_over(database, record)
+    _end_log(database, found, run)
+    database.base.truncate_file(database.page_n * database.page_size, database.txid)
+    database.size = database.base.size
+    verify(database, progress)
+    if run:
+        _log.info("%s: %d images after %016x laid over the base", database.name, len(run), database.base_txid)
+
+
+def _contiguous_run(database: Database, found: FoundLog, live_groups: set[int]) -> list[FoundRecord]:
+    """Returns the records after S that count. Verifies headers only; `_lay_over` verifies the images."""
+    run: list[FoundRecord] = []
+    txid = database.base_txid
+    for record in found.records:
+        header = record.header
+        if header.max_txid <= database.base_txid:
+            continue
+        if header.min_txid != txid + 1 or header.state == RecordState.VOID:
+            break
+        if header.state == RecordState.PREPARED and header.group not in live_groups:
+            break
+        run.append(record)
+        txid = header.max_txid
+    for cut, record in enumerate(run):
+        if not _image_is_whole(database.disk, record):
+            del run[cut:]
+            break
+    _refuse_damage(database, found, run[-1].header.max_txid if run else database.base_txid)
+    return run
+
+
+def _refuse_damage(database: Database, found: FoundLog, last_txid: int) -> None:
+    for record in found.records:
+        if record.header.max_txid > last_txid and record.header.durable > last_txid:
+            raise CorruptStateError(
+                f"{record.segment.path}: image {last_txid + 1:016x} is damaged or missing, and image "
+                f"{record.header.min_txid:016x} says that it was durable"
+            )
+
+
+def _image_is_whole(disk: Disk, record: FoundRecord) -> bool:
+    try:
+        for _ in _decode(disk, record):
+            pass
+    except FormatError as error:
+        _log.warning("%s: image %016x: %s", record.segment.path, record.header.min_txid, error)
+        return False
+    return True
+
+
+def _decode(disk: Disk, record: FoundRecord) -> Iterable[tuple[LtxDecoder, list[tuple[int, bytes]]]]:
+    """Yields the decoder and the next pages of an image; the last pages come when all of it is verified."""
+    decoder = LtxDecoder()
+    offset, end = record.offset, record.offset + record.header.length
+    while offset < end:
+        data = disk.read("recovery.image", record.segment.fd, min(WRITE_RUN_BYTES, end - offset), offset)
+        if not data:
+            break
+        offset += len(data)
+        yield decoder, decoder.feed(data)
+    if not decoder.done:
+        raise FormatError("image is cut short")
+
+
+def _lay_over(database: Database, record: FoundRecord) -> None:
+    base, header = database.base, record.header
+    for decoder, pages in _decode(database.disk, record):
+        ltx = decoder.header
+        if ltx is None:
+            continue
+        if ltx.min_txid > 1 and ltx.pre_apply != database.checksum and database.txid == header.min_txid - 1:
+            raise CorruptStateError(
+                f"{record.segment.path}: image {header.min_txid:016x} follows checksum {ltx.pre_apply:016x}, "
+                f"the database has {database.checksum:016x}"
+            )
+        if base.page_size != ltx.page_size:
+            database.learn_page_size(ltx.page_size)
+        for pgno, page in pages:
+            base.write_page(pgno, page, header.max_txid)
+        if decoder.done:
+            database.txid, database.checksum = header.max_txid, header.post_apply
+            database.page_n, database.timestamp_ms = ltx.commit, ltx.timestamp_ms
+            database.exists = ltx.commit > 0
+            database.group = header.group or database.group
+
+
+def _end_log(database: Database, found: FoundLog, run: list[FoundRecord]) -> None:
+    """Makes the log end behind the run: later segments go, and a stale header behind the end is zeroed."""
+    last = database.txid
+    ends: dict[int, tuple[int, int]] = {}
+    for record in found.records:
+        if record.header.max_txid <= last and record.header.state != RecordState.VOID:
+            ends[record.segment.fd] = (record.offset + padded(record.header.length), record.header.max_txid)
+    kept: list[Segment] = []
+    for segment in found.segments:
+        if segment.fd in ends:
+            segment.end, segment.last_txid = ends[segment.fd]
+            kept.append(segment)
+        else:
+            database.disk.unlink("recovery.drop_segment", segment.path)
+            database.disk.close("recovery.drop_close", segment.fd)
+    if kept:
+        database.disk.write("recovery.end", kept[-1].fd, bytes(RECORD_HEADER_SIZE), kept[-1].end)
+    database.log.adopt(kept, last)
+
+
+def verify(database: Database, progress: Progress) -> None:
+    """Reads every page of the base, fills the page checksums, and compares their XOR with the position's.
+
+    Raises:
+        CorruptStateError: they differ, or the file is too short.
+    """
+    page_size, total = database.page_size, database.page_n * database.page_size
+    sums: array[int] = array("Q")
+    step = WRITE_RUN_BYTES - WRITE_RUN_BYTES % page_size if page_size else 1
+    for offset in range(0, total, step):
+        size = min(step, total - offset)
+        data = database.disk.read("recovery.verify", database.base.fd, size, offset)
+        if len(data) != size:
+            raise CorruptStateError(f"{database.base.path}: {offset + len(data)} bytes, expected {total}")
+        sums.extend(page_checksums(data, page_size, offset // page_size + 1))
+        progress(database.name, offset + size, total)
+    checksum = database_checksum(sums) | CHECKSUM_FLAG
+    if checksum != database.checksum:
+        raise CorruptStateError(
+            f"{database.base.path}: the pages give checksum {checksum:016x}, "
+            f"transaction {database.txid:016x} has {database.checksum:016x}"
+        )
+    database.sums = sums
+
+
+def read_found_log(disk: Disk, directory: Path) -> FoundLog:
+    """Returns the log of a database directory, making its directory if it is new."""
+    log_dir = directory / LOG_NAME
+    disk.make_directory("recovery.log_directory", log_dir)
+    return scan_log(disk, log_dir)

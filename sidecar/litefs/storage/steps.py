@@ -1,0 +1,32 @@
+"""Work that may take long, written once and driven by whoever has a loop.
+
+A generator of steps yields `None` where others may run, and a callable where the disk has to be waited
+for: the driver runs it off the loop and sends back what it returned, or throws what it raised.
+The filesystem drives steps from its coroutines, tests and recovery with `run`.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Step = Callable[[], Any] | None
+Steps = Generator[Step, Any, T]
+
+
+def run(steps: Steps[T]) -> T:
+    """Drives steps to their end in this thread. Returns what they return."""
+    try:
+        step = next(steps)
+        while True:
+            if step is None:
+                step = steps.send(None)
+                continue
+            try:
+                result = step()
+            except Exception as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(result)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value

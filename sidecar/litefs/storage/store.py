@@ -1,0 +1,198 @@
+"""All databases of a data directory: opening, making, dropping, and commits that span several.
+
+Strategy: the store knows names and nothing of FUSE. Long work comes as steps (`steps`), so that whoever
+serves the mount can let others through.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from litefs.errors import CommitRefusedError, CorruptStateError
+from litefs.storage import replacement
+from litefs.storage.data_dir import DataDir
+from litefs.storage.database import CommitGate, Database, StoreSettings
+from litefs.storage.disk import Disk
+from litefs.storage.recovery import FoundLog, Progress, read_found_log, recover
+from litefs.storage.scratch import ScratchFile
+from litefs.storage.served import ServedDatabase
+from litefs.storage.state import DatabaseState, read_state
+from litefs.storage.steps import Steps
+
+NAME_BYTES_MAX = 240
+"""A database's name and the longest suffix (`-journal`, `-mjXXXXXXXXX`) fit into 255 bytes."""
+
+_log = logging.getLogger("litefs.storage")
+
+
+class Store:
+    """The databases of one node."""
+
+    def __init__(self, data_dir: DataDir, disk: Disk, settings: StoreSettings, gate: CommitGate) -> None:
+        """Opens nothing yet: see `open`."""
+        self.data_dir = data_dir
+        self.disk = disk
+        self.settings = settings
+        self.gate = gate
+        self.databases: dict[str, ServedDatabase] = {}
+        self.super_journals: dict[bytes, ScratchFile] = {}
+        self.on_accept: Callable[[Database], None] = lambda database: None
+        self._root = data_dir.path / "dbs"
+
+    # ---- start ----
+
+    def open(self, progress: Progress) -> None:
+        """Recovers every database.
+
+        Raises:
+            CorruptStateError: one of them does not add up. Nothing was deleted.
+            OSError: the disk failed.
+        """
+        found: dict[str, tuple[DatabaseState, FoundLog]] = {}
+        for directory in sorted(path for path in self._root.iterdir() if path.is_dir()):
+            replacement.finish(self.disk, directory)
+            replacement.clean_up(self.disk, directory)
+            state = read_state(directory)
+            if state is None:
+                state = DatabaseState()
+            found[directory.name] = (state, read_found_log(self.disk, directory))
+        groups = {group for state, log in found.values() for group in (state.group, *log.live_groups()) if group}
+        for name, (state, log) in found.items():
+            database = self._new_database(name, state)
+            recover(database, log, groups, progress)
+            self._serve(database)
+
+    def database(self, name: str) -> ServedDatabase | None:
+        """Returns the database that shows under a name."""
+        served = self.databases.get(name)
+        return served if served is not None and served.database.exists else None
+
+    def names(self) -> Iterable[str]:
+        """Returns the names that show, sorted."""
+        return sorted(name for name, served in self.databases.items() if served.database.exists)
+
+    # ---- making and dropping ----
+
+    def create(self, name: str) -> ServedDatabase:
+        """Makes an empty database, or lets a dropped one begin anew behind its last position.
+
+        Raises:
+            OSError: the disk cannot take it.
+        """
+        old = self.databases.get(name)
+        if old is not None:
+            served = ServedDatabase(old.database)
+            old.database.exists = True
+            old.database.size = 0
+            self.databases[name] = served
+            return served
+        directory = self._root / name
+        for path in (directory, directory / "log"):
+            self.disk.make_directory("store.create", path)
+        return self._serve(self._new_database(name, DatabaseState()))
+
+    def drop(self, name: str) -> None:
+        """Removes a database: the commit of an image without pages. The old inode's handles are dead after it.
+
+        The state file follows with the next checkpoint of the log; until then the log says it.
+
+        Raises:
+            NotPrimaryError: this node may not.
+            OSError: the log cannot take the image.
+        """
+        served = self.databases[name]
+        database = served.database
+        if served.load is not None:
+            served.load.close()
+            served.load = None
+        if database.txid:
+            database.drop()
+        else:
+            database.exists = False
+        served.dead = True
+        served.journal.overlay = None
+
+    # ---- several databases in one commit ----
+
+    def unlink_super_journal(self, name: bytes) -> Steps[None]:
+        """Removes a super-journal: the commit of a transaction over several databases.
+
+        The images of all members go into their logs as prepared, with a common mark; then one of them
+        is marked live and synced. That sync decides.
+
+        Crash: before it no member's image counts, after it all do, for all were durable before.
+
+        Raises:
+            CommitRefusedError, OSError: none of the members commits; SQLite rolls all of them back.
+            DiskLostError: the process must stop.
+        """
+        members = [
+            served for served in self.databases.values() if served.journal.is_active and served.journal.super_journal() == name
+        ]
+        group = secrets.randbits(63) | 1
+        try:
+            for served in members:
+                yield from served.journal.prepare(durable=served.journal.synced, group=group)
+            yield from self._decide(members)
+        except (CommitRefusedError, OSError):
+            for served in members:
+                served.journal.take_back()
+            raise
+        for served in members:
+            served.journal.decide()
+        self.super_journals.pop(name).close()
+
+    def _decide(self, members: list[ServedDatabase]) -> Steps[None]:
+        prepared = [
+            (served, done.record)
+            for served in members
+            if (done := served.journal.prepared) is not None and done.record is not None and done.group
+        ]
+        for served, record in prepared:
+            served.database.log.mark_live(record)
+            if served is prepared[0][0] and served.journal.synced:
+                yield from served.database.sync_log()
+
+    # ---- whole new states ----
+
+    def flip_replacement(self, name: str) -> ServedDatabase:
+        """Carries out a prepared replacement. The database served so far is dead; returns the new one.
+
+        Raises:
+            CorruptStateError, OSError: recovery will finish it at the next start.
+        """
+        old = self.databases.get(name)
+        directory = self._root / name
+        if old is not None:
+            old.dead = True
+            old.close()
+        if not replacement.finish(self.disk, directory):
+            raise CorruptStateError(f"{name}: no replacement is prepared")
+        state = read_state(directory)
+        assert state is not None
+        database = self._new_database(name, state)
+        database.reopen(state, replacement.take_sums(self.disk, directory, state.page_n))
+        served = self._serve(database)
+        self.on_accept(database)
+        return served
+
+    def close(self) -> None:
+        """Closes everything; writes nothing."""
+        for served in self.databases.values():
+            served.close()
+
+    def _new_database(self, name: str, state: DatabaseState) -> Database:
+        return Database(name, self._root / name, self.disk, self.settings, self.gate, state)
+
+    def _serve(self, database: Database) -> ServedDatabase:
+        database.on_accept = self._accepted
+        served = self.databases[database.name] = ServedDatabase(database)
+        return served
+
+    def _accepted(self, database: Database) -> None:
+        self.on_accept(database)
+
+    def directory(self, name: str) -> Path:
+        """Returns where a database lies."""
+        return self._root / name

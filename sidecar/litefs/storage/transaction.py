@@ -1,0 +1,226 @@
+"""From changed pages to an LTX image in the log: what both journal modes have in common.
+
+Strategy: a commit path names the pages it touched and how to read them; pages whose checksum is what
+it was before are left out. Few pages are encoded at one go; many are streamed into the log, so a
+transaction may be larger than memory, and others may run every `YIELD_PAGES` pages.
+
+The rolling checksum: new = old XOR (page before) XOR (page after) for each changed page, where a page
+that did not exist or is cut off counts as 0. The lock page is in no image and counts as 0.
+"""
+
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from litefs.formats.checksum import CHECKSUM_FLAG, lock_pgno, page_checksum
+from litefs.formats.ltx import LtxHeader
+from litefs.formats.ltx_encoder import LtxEncoder, encode_image
+from litefs.formats.position import Checksum, NodeId, Txid
+from litefs.storage.log import Log, LogRecord
+from litefs.storage.log_format import RecordState
+from litefs.storage.steps import Steps
+
+SMALL_PAGES_MAX = 64
+"""Up to here an image is made in memory at one go (64 pages of 4 KiB: some 0.3 ms)."""
+
+YIELD_PAGES = 128
+"""Between two chances for others: about 1 ms of work."""
+
+COMPRESSED_FLAG = 1
+MASK = CHECKSUM_FLAG - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalPlace:
+    """Where in the WAL a transaction lies, as LTX headers carry it."""
+
+    offset: int = 0
+    size: int = 0
+    salt1: int = 0
+    salt2: int = 0
+
+
+NO_WAL = WalPlace()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """The state a transaction starts from, and how its image is made."""
+
+    txid: int
+    checksum: int
+    page_n: int
+    sums: "array[int]"
+    page_size: int
+    node_id: int
+    compress: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Pages touched, ascending, and how to read them; `commit` is the database's size in pages afterwards."""
+
+    pgnos: Sequence[int]
+    read: Callable[[int], bytes]
+    commit: int
+    wal: WalPlace = NO_WAL
+
+
+@dataclass(slots=True, kw_only=True)
+class Prepared:
+    """A transaction whose image is in the log. `record` is None if nothing changed and there is no image."""
+
+    txid: int
+    post_apply: int
+    commit: int
+    timestamp_ms: int
+    sums: list[tuple[int, int]]
+    record: LogRecord | None
+    group: int = 0
+
+
+def touched(before: Before, pgnos: Sequence[int], commit: int) -> Sequence[int]:
+    """Returns the pages to look at: those written, within the new size, and every page the database grew by."""
+    lock = lock_pgno(before.page_size)
+    grown = commit - before.page_n
+    inside = [pgno for pgno in pgnos if pgno <= commit and pgno != lock]
+    if grown <= 0 or len(inside) - _count_below(inside, before.page_n) == grown - (before.page_n < lock <= commit):
+        return inside
+    missing = set(range(before.page_n + 1, commit + 1)).difference(inside)
+    missing.discard(lock)
+    return sorted([*inside, *missing])
+
+
+def _count_below(pgnos: Sequence[int], page_n: int) -> int:
+    count = len(pgnos)
+    while count and pgnos[count - 1] > page_n:
+        count -= 1
+    return count
+
+
+def checksum_without_tail(before: Before, commit: int) -> int:
+    """Returns the checksum (without flag) of the pages that a shrink to `commit` leaves."""
+    running = before.checksum & MASK
+    if commit < before.page_n:
+        for checksum in before.sums[commit : before.page_n]:
+            running ^= checksum & MASK
+    return running
+
+
+def measure(before: Before, change: Change) -> Steps[Prepared]:
+    """Computes what a change does to the checksum, without making an image: for replicas, that have it already."""
+    running = checksum_without_tail(before, change.commit)
+    sums: list[tuple[int, int]] = []
+    for count, pgno in enumerate(touched(before, change.pgnos, change.commit), 1):
+        new = page_checksum(pgno, change.read(pgno))
+        old = before.sums[pgno - 1] if pgno <= before.page_n else 0
+        if new != old:
+            running ^= (old ^ new) & MASK
+            sums.append((pgno, new))
+        if count % YIELD_PAGES == 0:
+            yield None
+    return Prepared(
+        txid=before.txid, post_apply=running | CHECKSUM_FLAG, commit=change.commit, timestamp_ms=0, sums=sums, record=None
+    )
+
+
+def prepare(log: Log, before: Before, change: Change, group: int = 0) -> Steps[Prepared]:
+    """Puts the image of a change into the log, not yet synced.
+
+    Returns:
+        The prepared transaction; its `record` is None if the change leaves every page as it was.
+
+    Raises:
+        OSError: the log could not take the image and is as it was.
+    """
+    pgnos = touched(before, change.pgnos, change.commit)
+    if len(pgnos) > SMALL_PAGES_MAX:
+        return (yield from _prepare_large(log, before, change, pgnos, group))
+    running = checksum_without_tail(before, change.commit)
+    sums: list[tuple[int, int]] = []
+    pages: list[tuple[int, bytes]] = []
+    read, page_n, old_sums = change.read, before.page_n, before.sums
+    for pgno in pgnos:
+        page = read(pgno)
+        new = page_checksum(pgno, page)
+        old = old_sums[pgno - 1] if pgno <= page_n else 0
+        if new != old:
+            running ^= (old ^ new) & MASK
+            sums.append((pgno, new))
+            pages.append((pgno, page))
+    post_apply = running | CHECKSUM_FLAG
+    if not pages and change.commit == page_n:
+        return _unchanged(before)
+    header = _header(before, change)
+    image = encode_image(header, pages, Checksum(post_apply))
+    state = RecordState.PREPARED if group else RecordState.LIVE
+    record = log.append(image, header.min_txid, header.max_txid, post_apply, group=group, state=state)
+    return _prepared(header, post_apply, change.commit, sums, record, group)
+
+
+def _prepare_large(log: Log, before: Before, change: Change, pgnos: Sequence[int], group: int) -> Steps[Prepared]:
+    running = checksum_without_tail(before, change.commit)
+    sums: list[tuple[int, int]] = []
+    header = _header(before, change)
+    encoder = LtxEncoder(header)
+    size_hint = len(pgnos) * (before.page_size + 4)
+    stream = log.begin_stream(header.min_txid, header.max_txid, size_hint if not before.compress else size_hint // 2)
+    parts = [encoder.header_bytes()]
+    for count, pgno in enumerate(pgnos, 1):
+        page = change.read(pgno)
+        new = page_checksum(pgno, page)
+        old = before.sums[pgno - 1] if pgno <= before.page_n else 0
+        if new != old:
+            running ^= (old ^ new) & MASK
+            sums.append((pgno, new))
+            parts.append(encoder.page(pgno, page))
+        if count % YIELD_PAGES == 0:
+            stream.write(b"".join(parts))
+            parts = []
+            yield None
+    post_apply = running | CHECKSUM_FLAG
+    if not sums and change.commit == before.page_n:
+        return _unchanged(before)
+    parts.append(encoder.finish(Checksum(post_apply)))
+    stream.write(b"".join(parts))
+    record = stream.finish(post_apply, group=group, state=RecordState.PREPARED if group else RecordState.LIVE)
+    return _prepared(header, post_apply, change.commit, sums, record, group)
+
+
+def _header(before: Before, change: Change) -> LtxHeader:
+    txid = before.txid + 1
+    return LtxHeader(
+        flags=COMPRESSED_FLAG if before.compress else 0,
+        page_size=before.page_size,
+        commit=change.commit,
+        min_txid=Txid(txid),
+        max_txid=Txid(txid),
+        timestamp_ms=time.time_ns() // 1_000_000,
+        pre_apply=Checksum(before.checksum if before.txid else 0),
+        wal_offset=change.wal.offset,
+        wal_size=change.wal.size,
+        wal_salt1=change.wal.salt1,
+        wal_salt2=change.wal.salt2,
+        node_id=NodeId(before.node_id),
+    )
+
+
+def _prepared(
+    header: LtxHeader, post_apply: int, commit: int, sums: list[tuple[int, int]], record: LogRecord, group: int
+) -> Prepared:
+    return Prepared(
+        txid=header.max_txid,
+        post_apply=post_apply,
+        commit=commit,
+        timestamp_ms=header.timestamp_ms,
+        sums=sums,
+        record=record,
+        group=group,
+    )
+
+
+def _unchanged(before: Before) -> Prepared:
+    return Prepared(
+        txid=before.txid, post_apply=before.checksum, commit=before.page_n, timestamp_ms=0, sums=[], record=None
+    )

@@ -1,0 +1,290 @@
+"""Commits of WAL mode, taken from the frames as SQLite writes them.
+
+Strategy: SQLite appends a frame header (24 bytes), then the page, the page possibly in several writes.
+A frame whose header carries a commit size ends a transaction: when its page is complete, the frames
+since the last commit are read back, the last one of each page wins, and the image goes into the log in
+that very write. The sync that may follow only makes it durable. Locks and checksums of frames are not
+looked at: SQLite 3.40 can write frames with wrong checksums that count all the same.
+
+Terms, as offsets into the WAL:
+    committed_end   behind the last frame of the last committed transaction
+    tail            the frames of the pending transaction are complete up to here, without a hole
+
+Rules:
+    1. A write of a frame header at or behind `committed_end` starts that frame anew: `tail` falls back to it
+       (a savepoint was rolled back, a transaction abandoned, or simply the next frame).
+    2. A write behind `committed_end` that does not begin at a header rewrites a pending page in place.
+    3. A write before `committed_end` with the bytes that are there, or with a header that differs in its
+       checksum only, means nothing. Any other is a rewind: SQLite recovered the WAL short of frames we
+       committed and goes on from an older state; the next image carries every page as SQLite now sees it.
+    4. A refused commit leaves `tail` where it was, so that SQLite's second attempt is judged again.
+    5. Database writes are checkpoints; `database.stale` tells which pages the base does not show yet.
+"""
+
+import struct
+from array import array
+
+from litefs.errors import CommitRefusedError
+from litefs.formats.checksum import page_checksum
+from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE
+from litefs.storage.database import Database
+from litefs.storage.scratch import ScratchFile
+from litefs.storage.steps import Steps
+from litefs.storage.transaction import Change, WalPlace
+
+_FRAME = struct.Struct(">IIII")  # pgno, commit, salt1, salt2: what of a frame header decides its meaning
+_MEANING_SIZE = _FRAME.size
+_WAL_SALTS = struct.Struct(">II")
+
+
+class WalCapture:
+    """The WAL file of one database, and the transactions in it."""
+
+    def __init__(self, database: Database) -> None:
+        """A database has one for life; `file` is None while the name does not exist."""
+        self.database = database
+        self.file: ScratchFile | None = None
+        self.committed_end = WAL_HEADER_SIZE
+        self.tail = WAL_HEADER_SIZE
+        self._frame_size = 0
+        self._salts = (0, 0)
+        self._pgnos = array("I")  # of the committed frames, in order
+        self._carry: set[int] = set()  # pages that SQLite sees differently than we committed them (rule 3)
+
+    def create(self) -> None:
+        """Makes the file, empty."""
+        self.file = ScratchFile(self.database.disk, self.database.directory)
+        self._forget_frames()
+
+    # ---- the file ----
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Reads the WAL."""
+        return self._file().read(offset, size)
+
+    def write(self, offset: int, data: bytes) -> Steps[None]:
+        """Writes into the WAL; completes a transaction if these bytes do.
+
+        Raises:
+            CommitRefusedError: the transaction that would end here may not commit.
+            OSError: the log or the spill file cannot take it.
+        """
+        file = self._file()
+        if offset == 0:
+            self._write_header(data)
+            if len(data) <= WAL_HEADER_SIZE:
+                return
+            offset, data = WAL_HEADER_SIZE, data[WAL_HEADER_SIZE:]
+        if not self._frame_size:
+            file.write(offset, data)
+            return
+        if offset < self.committed_end:
+            inside = min(len(data), self.committed_end - offset)
+            self._write_committed(offset, data[:inside])
+            if offset >= self.committed_end or inside == len(data):
+                return
+            offset, data = offset + inside, data[inside:]
+        yield from self._write_pending(offset, data)
+
+    def truncate(self, size: int) -> None:
+        """Sets the size; cutting the WAL to nothing ends its generation."""
+        if size < self.committed_end:
+            self._end_generation()
+        self._file().truncate(size)
+
+    def unlink(self) -> None:
+        """Removes the WAL: SQLite has checkpointed it all, or the database is new."""
+        self._end_generation()
+        self.file = None
+
+    def _file(self) -> ScratchFile:
+        assert self.file is not None, "the WAL was removed"
+        return self.file
+
+    # ---- generations ----
+
+    def _write_header(self, data: bytes) -> None:
+        """A header starts a generation: SQLite has checkpointed all frames of the one before."""
+        file = self._file()
+        header = data[:WAL_HEADER_SIZE]
+        if len(header) == WAL_HEADER_SIZE and file.read(0, WAL_HEADER_SIZE) == header:
+            return
+        self._end_generation()
+        file.write(0, header)
+        if len(header) < WAL_HEADER_SIZE:
+            return
+        page_size = int.from_bytes(header[8:12], "big")
+        if page_size != self.database.page_size:
+            raise CommitRefusedError(f"{self.database.name}: WAL of page size {page_size}")
+        self._frame_size = FRAME_HEADER_SIZE + page_size
+        self._salts = _WAL_SALTS.unpack_from(header, 16)
+
+    def _end_generation(self) -> None:
+        """What SQLite did not bring into the database file by now, it has forgotten (rule 3)."""
+        self._carry |= self.database.stale
+        self._forget_frames()
+
+    def _forget_frames(self) -> None:
+        self.committed_end = self.tail = WAL_HEADER_SIZE
+        self._frame_size = 0
+        self._pgnos = array("I")
+
+    # ---- frames ----
+
+    def _write_pending(self, offset: int, data: bytes) -> Steps[None]:
+        """Rules 1 and 2, for as many frames as `data` touches; usually a part of one."""
+        file = self._file()
+        size = self._frame_size
+        done = 0
+        while done < len(data):
+            at = offset + done
+            start = at - (at - WAL_HEADER_SIZE) % size
+            piece = data[done : done + start + size - at]
+            file.write(at, piece)
+            done += len(piece)
+            end = at + len(piece)
+            if at == start:
+                tail = end
+            elif at <= self.tail:
+                tail = max(self.tail, end)
+            else:
+                continue  # behind a hole: nothing SQLite does
+            if tail - start >= size and tail == start + size and self._commit_size(start):
+                yield from self._commit(start)
+            self.tail = tail
+
+    def _commit_size(self, start: int) -> int:
+        return int.from_bytes(self._file().read(start + 4, 4), "big")
+
+    def _write_committed(self, offset: int, data: bytes) -> None:
+        """Rule 3."""
+        file = self._file()
+        before = file.read(offset, len(data))
+        if before == data:
+            return
+        index, skip = divmod(offset - WAL_HEADER_SIZE, self._frame_size)
+        start = WAL_HEADER_SIZE + index * self._frame_size
+        file.write(offset, data)
+        if skip < FRAME_HEADER_SIZE and skip + len(data) <= FRAME_HEADER_SIZE:
+            meaning = max(0, _MEANING_SIZE - skip)
+            if before[:meaning] == data[:meaning]:
+                return
+        self._rewind(index)
+        self.tail = offset + len(data) if offset >= start else start
+
+    def _rewind(self, index: int) -> None:
+        """SQLite writes over committed frame `index`: the state it sees ends before it."""
+        self._carry.update(self._pgnos[index:])
+        self._carry |= self.database.stale.difference(self._pgnos[:index])
+        del self._pgnos[index:]
+        self.committed_end = WAL_HEADER_SIZE + index * self._frame_size
+
+    # ---- commit ----
+
+    def _commit(self, last: int) -> Steps[None]:
+        """Ends the pending transaction with the frame at offset `last`.
+
+        Crash: the image is in the log, not synced: with `synchronous=NORMAL` that is what was asked for;
+        with FULL the fsync that SQLite sends next makes it durable before the application hears of it.
+        """
+        database = self.database
+        frames = self._pending_frames(last)
+        places = {pgno: offset for offset, pgno in frames}
+        commit = self._commit_size(last)
+        pgnos = sorted(places.keys() | self._carry if self._carry else places)
+        change = Change(
+            pgnos=pgnos,
+            read=lambda pgno: self._page(places, pgno),
+            commit=commit,
+            wal=WalPlace(
+                offset=self.committed_end,
+                size=last + self._frame_size - self.committed_end,
+                salt1=self._salts[0],
+                salt2=self._salts[1],
+            ),
+        )
+        prepared = yield from database.prepare(change)
+        # No step from here to the end: position and WAL move in one piece.
+        self._pgnos.extend(pgno for _, pgno in frames)
+        self.committed_end = last + self._frame_size
+        if prepared.record is not None:
+            if self._carry:
+                self._settle_carry(places)
+            database.stale.update(pgno for pgno in places if pgno <= commit)
+            database.accept(prepared)
+
+    def _pending_frames(self, last: int) -> list[tuple[int, int]]:
+        """Returns (offset, pgno) of each pending frame through the one at `last`, in order."""
+        file, size = self._file(), self._frame_size
+        return [
+            (offset, int.from_bytes(file.read(offset, 4), "big")) for offset in range(self.committed_end, last + 1, size)
+        ]
+
+    def _page(self, places: dict[int, int], pgno: int) -> bytes:
+        """Returns a page as SQLite sees it once the pending transaction is committed."""
+        page_size = self.database.page_size
+        offset = places.get(pgno)
+        if offset is None and (index := self._last_frame(pgno)) >= 0:
+            offset = WAL_HEADER_SIZE + index * self._frame_size
+        if offset is not None:
+            return self._file().read(offset + FRAME_HEADER_SIZE, page_size)
+        return self.database.base.page(pgno)
+
+    def _last_frame(self, pgno: int) -> int:
+        """Returns the index of the newest committed frame of a page, or -1. Slow: for rewinds and growth only."""
+        for index in range(len(self._pgnos) - 1, -1, -1):
+            if self._pgnos[index] == pgno:
+                return index
+        return -1
+
+    def _settle_carry(self, places: dict[int, int]) -> None:
+        """After the image with the carried pages: the base shows those that no frame holds."""
+        for pgno in self._carry:
+            if pgno not in places and self._last_frame(pgno) < 0:
+                self.database.stale.discard(pgno)
+        self._carry.clear()
+
+    # ---- checkpoints ----
+
+    def checkpoint_write(self, offset: int, data: bytes) -> None:
+        """A write into the database file in WAL mode: readers with older snapshots are to see exactly this.
+
+        Raises:
+            OSError: the page is not in the database; SQLite keeps the frame.
+        """
+        database = self.database
+        page_size = database.page_size
+        done = 0
+        while done < len(data):
+            index, skip = divmod(offset + done, page_size)
+            step = min(page_size - skip, len(data) - done)
+            page = data[done : done + step]
+            if step != page_size:
+                whole = bytearray(database.base.page(index + 1))
+                whole[skip : skip + step] = page
+                page = bytes(whole)
+            self._checkpoint_page(index + 1, page)
+            done += step
+        database.size = max(database.size, offset + len(data))
+
+    def _checkpoint_page(self, pgno: int, page: bytes) -> None:
+        database = self.database
+        database.base.put(pgno, page, database.txid, database.log.durable_txid)
+        if pgno == 1:
+            database.note_header()
+        if pgno <= database.page_n:
+            if page_checksum(pgno, page) == database.sums[pgno - 1]:
+                database.stale.discard(pgno)
+            else:
+                database.stale.add(pgno)
+
+    def truncate_database(self, size: int) -> None:
+        """Sets the size of the database file at the end of a checkpoint."""
+        base = self.database.base
+        if base.layers:
+            layer = base.open_layer(self.database.txid)
+            layer.overlay.truncate(size)
+            layer.size = size
+        else:
+            base.truncate_file(size, self.database.txid)
+        self.database.size = size
