@@ -30,6 +30,9 @@ from litefs.formats.ltx import (
 
 _unpack_pgno = struct.Struct(">I").unpack_from
 
+_DECOMPRESS_SIZE_MAX = 256 * 1024
+"""How much is decompressed at a time: without a bound, lz4 takes ten times the output while it guesses its size."""
+
 
 class _State(Enum):
     HEADER = auto()
@@ -143,23 +146,26 @@ class LtxDecoder:
         """Takes what belongs to the LZ4 frame off the front of `data`; returns what follows the frame."""
         decompressor = self._decompressor
         assert decompressor is not None
-        if not data:
-            return b""
-        try:
-            block = self._block_rest + decompressor.decompress(data)
-        except RuntimeError as error:
-            kind = ChecksumError if "hecksum" in str(error) else FormatError
-            raise kind(f"LTX page block: {error}") from None
-        if self._state is _State.PAGES:
-            block = self._take_pages(header, block, pages)
-        if self._state is not _State.PAGES:
-            if block:
-                raise FormatError("LTX page block: bytes behind its end mark")
-            self._state = _State.TRAILER if decompressor.eof else _State.FRAME_END
-        elif decompressor.eof:
-            raise FormatError("LTX page block: the LZ4 frame ends before the end mark")
-        self._block_rest = block
-        return decompressor.unused_data or b""
+        while data or not decompressor.needs_input:
+            try:
+                block = self._block_rest + decompressor.decompress(data, _DECOMPRESS_SIZE_MAX)
+            except RuntimeError as error:
+                kind = ChecksumError if "hecksum" in str(error) else FormatError
+                raise kind(f"LTX page block: {error}") from None
+            data = b""
+            if self._state is _State.PAGES:
+                block = self._take_pages(header, block, pages)
+            self._block_rest = block
+            if self._state is _State.PAGES and decompressor.eof:
+                raise FormatError("LTX page block: the LZ4 frame ends before the end mark")
+            if self._state is not _State.PAGES:
+                if block:
+                    raise FormatError("LTX page block: bytes behind its end mark")
+                self._state = _State.FRAME_END
+            if decompressor.eof:
+                self._state = _State.TRAILER
+                return decompressor.unused_data or b""
+        return b""
 
     def _take_trailer(self, header: LtxHeader, data: bytes) -> bytes:
         trailer = LtxTrailer.decode(data)
