@@ -98,22 +98,21 @@ def parse_document(text: str, source: str) -> Document:
     Raises:
         ConfigError: the text is no YAML, not a mapping, or has a key twice.
     """
-    loader = yaml.SafeLoader(text)
+    lines: dict[KeyPath, int] = {}
     try:
-        root = loader.get_single_node()
-        if root is None:
-            return Document(value={}, lines={})
-        lines: dict[KeyPath, int] = {}
-        value = _plain_value(loader, root, (), lines)
+        loader = yaml.SafeLoader(text)
+        try:
+            root = loader.get_single_node()
+            value = {} if root is None else _plain_value(loader, root, (), lines)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{source}{line}: {error.problem or error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: {error}") from error
-    finally:
-        loader.dispose()
     if not isinstance(value, dict):
-        raise ConfigError(f"{source}:{root.start_mark.line + 1}: expected a mapping of keys to values")
+        raise ConfigError(f"{source}:1: expected a mapping of keys to values")
     return Document(value=value, lines=lines)
 
 
