@@ -140,7 +140,7 @@ class NodeApi:
         if database is None or (database.txid > 0 and database.page_n == 0):
             raise DatabaseNotFoundError("database not found")
         if database.txid == 0:
-            return Response(media_type="application/octet-stream")
+            return Response()
         export = await get_running_loop().run_in_executor(self._executor, open_export, self._node, name)
         return ProducedResponse(
             partial(pump, self._executor, export.pages),

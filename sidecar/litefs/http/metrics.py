@@ -15,8 +15,11 @@ Counts of writes per kind of file belong to the filesystem process and are not h
 Source: LiteFS 0.5.14, GET /metrics.
 """
 
+import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -25,8 +28,12 @@ from prometheus_client.registry import Collector
 from litefs.http.feed import CommitFeed
 from litefs.http.followers import Followers
 from litefs.http.node_view import NodeView
+from litefs.storage.log_format import segment_txid
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+STAT_BLOCK_BYTES = 512
+"""Unit of `st_blocks`, whatever the file system's own is."""
 
 _OUR_COUNTER_HEADS = re.compile(rb"(?m)^(# (?:HELP|TYPE) litefs_\w+)_total ")
 
@@ -80,6 +87,17 @@ class _NodeCollector(Collector):
             pending.add_sample("litefs_db_pending_txn_count", labels, max(database.logged_txid - database.txid, 0))
             commits.add_sample("litefs_db_commit_count", labels, self._feed.commit_n[name])
         yield from (txids, pages, pending, commits)
+        yield from self._of_logs()
+
+    def _of_logs(self) -> Iterator[Metric]:
+        counts = Metric("litefs_db_ltx_count", "Number of LTX files on disk.", "gauge")
+        sizes = Metric("litefs_db_ltx_bytes", "Number of bytes used by LTX files on disk.", "gauge")
+        for name, database in sorted(self._feed.positions.items()):
+            first_txid, size = _log_extent(self._node.data_dir / "dbs" / name / "log")
+            image_n = max(database.logged_txid - first_txid + 1, 0) if first_txid else 0
+            counts.add_sample("litefs_db_ltx_count", {"db": name}, image_n)
+            sizes.add_sample("litefs_db_ltx_bytes", {"db": name}, size)
+        yield from (counts, sizes)
 
     def _of_followers(self) -> Iterator[Metric]:
         followers = self._followers
@@ -94,6 +112,18 @@ class _NodeCollector(Collector):
             sent.add_sample("litefs_follower_sent_bytes", labels, follower.sent_bytes)
             behind.add_sample("litefs_follower_behind_txn_count", labels, follower.behind_n(self._feed.positions))
         yield from (frames, sent, behind)
+
+
+def _log_extent(log_dir: Path) -> tuple[int, int]:
+    """Returns the first transaction of a log, 0 if it is empty, and the bytes that the log takes on disk."""
+    first_txid = size = 0
+    with suppress(FileNotFoundError), os.scandir(log_dir) as entries:
+        for entry in entries:
+            txid = segment_txid(entry.name)
+            if txid is not None:
+                first_txid = min(first_txid or txid, txid)
+                size += entry.stat().st_blocks * STAT_BLOCK_BYTES
+    return first_txid, size
 
 
 def _value(name: str, documentation: str, value: float) -> Metric:

@@ -81,6 +81,8 @@ class ReplicationStream:
         self._settings = settings
         self._names = names
         self._logs: dict[str, LogReader] = {}
+        self._log_ends: dict[str, Pos] = {}
+        """Where the readers in `_logs` stand: only what follows there is found without a search."""
 
     async def run(self, write: Write) -> None:
         """Writes the stream until the feed closes.
@@ -104,16 +106,20 @@ class ReplicationStream:
     async def _run(self, subscription: Subscription, write: Write) -> None:
         self._forget_diverged()
         for name in sorted(self._wanted(set(self._follower.positions) | subscription.take())):
-            await self._catch_up(name, write, live=False)
+            await self._catch_up(name, write)
         self._follower.ready = True
         await write(encode_frame(ReadyFrame()) + _heartbeat())
-        while not subscription.closed:
-            await subscription.wait(HEARTBEAT_S)
-            names = self._wanted(subscription.take())
-            for name in names:
-                await self._catch_up(name, write, live=True)
-            if not names and not subscription.closed:
+        heard = time.monotonic()
+        ends = False
+        while not ends:
+            await subscription.wait(max(heard + HEARTBEAT_S - time.monotonic(), 0.0))
+            ends = subscription.closed
+            for name in self._wanted(subscription.take()):
+                await self._catch_up(name, write)
+                heard = time.monotonic()
+            if time.monotonic() >= heard + HEARTBEAT_S:
                 await write(_heartbeat())
+                heard = time.monotonic()
         await write(encode_frame(EndFrame()))
 
     def _wanted(self, names: set[str]) -> set[str]:
@@ -131,14 +137,8 @@ class ReplicationStream:
             ):
                 self._follower.positions[name] = ZERO_POS
 
-    async def _catch_up(self, name: str, write: Write, *, live: bool) -> None:
-        """Sends what takes the follower to the position that `name` has when this ends.
-
-        Args:
-            name: of the database.
-            write: sends bytes.
-            live: what it lacks was written just now: it is in the page cache and was verified on its way there.
-        """
+    async def _catch_up(self, name: str, write: Write) -> None:
+        """Sends what takes the follower to the position that the database `name` has when this ends."""
         while True:
             database = self._feed.positions.get(name)
             if database is None:
@@ -150,19 +150,22 @@ class ReplicationStream:
             if pos.txid >= database.txid:
                 return
             if pos.txid > 0:
-                await self._send_images(database, pos, write, live=live)
+                await self._send_images(database, pos, write)
                 if self._follower.positions.get(name) != pos:
                     continue  # it got somewhere; the rest is decided anew
             await self._send_snapshot(database, write)
 
-    async def _send_images(self, database: DatabaseInfo, pos: Pos, write: Write, *, live: bool) -> None:
+    async def _send_images(self, database: DatabaseInfo, pos: Pos, write: Write) -> None:
         """Sends images from the log, as far as they follow; the follower's position tells how far that was."""
         name = database.name
-        blocks = framed_images(self._log(name), name, pos, Txid(database.txid), verify=not live)
+        log = self._log(name)
+        # What follows where we stand was written since, so it was checked on its way and is in the page cache.
+        live = self._log_ends.get(name) == pos
+        blocks = framed_images(log, name, pos, Txid(database.txid), verify=not live)
         take = partial(self._send, name, write, "ltx")
         try:
             if live and (block := next(blocks, None)) is not None:
-                # One small read of what was written just now costs less than handing it to a thread.
+                # One small read from memory costs less than handing it to a thread.
                 await take(block)
                 if block.pos is not None and block.pos.txid >= database.txid:
                     return
@@ -196,13 +199,17 @@ class ReplicationStream:
         if block.pos is not None:
             self._follower.positions[name] = block.pos
             self._followers.frame_counts[name, kind] += 1
+            if kind == "ltx":
+                self._log_ends[name] = block.pos
 
     def _log(self, name: str) -> LogReader:
         """Returns the reader of a database's log, which remembers where the last image ended."""
         log = self._logs.pop(name, None)
         if log is None:
             while len(self._logs) >= LOG_READERS_MAX:
-                self._logs.pop(next(iter(self._logs))).close()
+                oldest = next(iter(self._logs))
+                self._log_ends.pop(oldest, None)
+                self._logs.pop(oldest).close()
             log = LogReader(self._node.data_dir / "dbs" / name / "log")
         self._logs[name] = log
         return log
