@@ -25,10 +25,17 @@ BLOCK_BYTES = 256 << 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Bytes of the stream, and the follower's position once it has them (None within an image)."""
+    """Bytes of the stream.
+
+    Attributes:
+        data: to be sent.
+        pos: the follower's position once it has them; None within an image.
+        image_n: how many images are complete with them.
+    """
 
     data: bytes
-    pos: Pos | None
+    pos: Pos | None = None
+    image_n: int = 0
 
 
 def framed_images(
@@ -58,22 +65,26 @@ def framed_images(
             if verify:
                 _verify(log, ref)
             if size and size + ref.size > BLOCK_BYTES:
-                yield Block(data=b"".join(parts), pos=pos)
+                yield _block(parts, pos)
                 parts, size = [], 0
             if ref.size > BLOCK_BYTES:
                 yield from _large_image(log, ref, name)
                 pos = _pos_after(ref)
                 continue
             image = log.read(ref, 0, ref.size)
-            parts += (encode_frame(LtxFrame(name=name)), encode_chunks(image), CHUNK_TERMINATOR)
+            parts.append(encode_frame(LtxFrame(name=name)) + encode_chunks(image) + CHUNK_TERMINATOR)
             size += ref.size
             pos = _pos_after(ref)
     except (LogGapError, PositionMismatchError, FormatError):
         if parts:
-            yield Block(data=b"".join(parts), pos=pos)
+            yield _block(parts, pos)
         raise
     if parts:
-        yield Block(data=b"".join(parts), pos=pos)
+        yield _block(parts, pos)
+
+
+def _block(images: list[bytes], pos: Pos) -> Block:
+    return Block(data=b"".join(images), pos=pos, image_n=len(images))
 
 
 def _pos_after(ref: ImageRef) -> Pos:
@@ -107,8 +118,8 @@ def _large_image(log: LogReader, ref: ImageRef, name: str) -> Iterator[Block]:
     try:
         prefix = encode_frame(LtxFrame(name=name))
         for piece in _pieces(log, ref):
-            yield Block(data=prefix + encode_chunks(piece), pos=None)
+            yield Block(data=prefix + encode_chunks(piece))
             prefix = b""
-        yield Block(data=CHUNK_TERMINATOR, pos=_pos_after(ref))
+        yield Block(data=CHUNK_TERMINATOR, pos=_pos_after(ref), image_n=1)
     except LogGapError as error:
         raise CorruptStateError(f"image {ref.min_txid:016x} of {name!r} ended half sent: {error}") from error

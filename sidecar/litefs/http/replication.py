@@ -198,7 +198,7 @@ class ReplicationStream:
         self._follower.sent_bytes += len(block.data)
         if block.pos is not None:
             self._follower.positions[name] = block.pos
-            self._followers.frame_counts[name, kind] += 1
+            self._followers.frame_counts[name, kind] += block.image_n
             if kind == "ltx":
                 self._log_ends[name] = block.pos
 

@@ -45,9 +45,10 @@ def framed_snapshot(node: NodeView, name: str, *, compress: bool) -> Generator[B
     with _frozen(node, name, compress=compress) as (opened, reader):
         prefix = encode_frame(LtxFrame(name=name))
         for chunk in reader.ltx_chunks():
-            yield Block(data=prefix + encode_chunks(chunk), pos=None)
+            yield Block(data=prefix + encode_chunks(chunk))
             prefix = b""
-        yield Block(data=CHUNK_TERMINATOR, pos=Pos(txid=Txid(opened.txid), checksum=Checksum(opened.checksum)))
+        pos = Pos(txid=Txid(opened.txid), checksum=Checksum(opened.checksum))
+        yield Block(data=CHUNK_TERMINATOR, pos=pos, image_n=1)
 
 
 def framed_drop(database: DatabaseInfo, node_id: int) -> Block:
@@ -70,6 +71,7 @@ def framed_drop(database: DatabaseInfo, node_id: int) -> Block:
     return Block(
         data=encode_frame(LtxFrame(name=database.name)) + encode_chunks(image) + CHUNK_TERMINATOR,
         pos=Pos(txid=Txid(database.txid), checksum=Checksum(EMPTY_DATABASE_CHECKSUM)),
+        image_n=1,
     )
 
 
