@@ -1,4 +1,7 @@
-"""A node that is not primary: reads go on, writes are refused with SQLite's own words."""
+"""A node that is not primary: reads go on, writes are refused with SQLite's own words.
+
+Rollback modes only: in WAL mode a replica's `-wal` is made and held by its node process (`tests/cluster`).
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +13,7 @@ from tests.support.filesystem_node import FilesystemNode
 from tests.support.scenario import Session
 from tests.support.verdict import check_database
 
-MODES = ("DELETE", "TRUNCATE", "PERSIST", "WAL")
+MODES = ("DELETE", "TRUNCATE", "PERSIST")
 
 
 @pytest.fixture

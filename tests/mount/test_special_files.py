@@ -83,8 +83,3 @@ def test_special_files_refuse_writes_and_directories_are_refused(own_judge: Judg
 
     own_judge.check(own_judge.play(scenario, own_judge.node))
 
-
-def test_a_side_file_of_an_unknown_database_cannot_be_created(own_judge: Judge) -> None:
-    for suffix in ("-journal", "-wal", "-shm"):
-        done = children.run(["touch", own_judge.node.mount_dir / f"unknown{suffix}"], free=own_judge.node.free)
-        assert done.code != 0, suffix
