@@ -166,8 +166,12 @@ class Loop:
 
     def yield_now(self) -> Awaitable[None]:
         """Returns what to await for others to run first."""
+        return self.sleep(0)
+
+    def sleep(self, delay_s: float) -> Awaitable[None]:
+        """Returns what to await for `delay_s` seconds to pass."""
         waiter = Waiter(self)
-        self.call_later(0, waiter.complete)
+        self.call_later(delay_s, waiter.complete)
         return waiter
 
     def run(self, main: Coroutine[Any, Any, T], name: str = "main") -> T:

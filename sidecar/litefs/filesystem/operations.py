@@ -36,6 +36,9 @@ from litefs.storage.store import NAME_BYTES_MAX, Store
 T = TypeVar("T")
 _log = logging.getLogger("litefs.filesystem")
 
+LOAD_POLL_S = 0.0005
+"""How often a request that has to wait for a load looks again."""
+
 _WRITING = os.O_WRONLY | os.O_RDWR
 
 
@@ -153,11 +156,25 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.EACCES)
         if kind is not Kind.SHM and not self.store.gate.is_open and not self._is_node(ctx):
             raise pyfuse3.FUSEError(errno.EACCES)
+        await self._let_load_commit(owner)
         inode = self.inodes.by_name.get(text)
         if inode is None:
             inode = self._make(kind, text, owner, mode & ~ctx.umask, ctx)
         self.loop.spin()
         return self._open_handle(inode, flags), self._entry_with_lookup(inode)
+
+    def make_wal(self, name: str, served: ServedDatabase) -> None:
+        """Makes an empty WAL beside a database, with the database's mode and owner."""
+        database = self.inodes.by_name[name]
+        inode = self.inodes.add(Kind.WAL, name + "-wal", database.mode, database.uid, database.gid)
+        served.wal.create()
+        inode.served, inode.scratch = served, served.wal.file
+
+    async def _let_load_commit(self, name: str) -> None:
+        """A file that was just filled becomes a database first: the closing of its writer is not waited for by the kernel."""
+        served = self.store.databases.get(name)
+        while served is not None and served.load is not None and served.load.is_committing:
+            await self.loop.sleep(LOAD_POLL_S)
 
     def _make(self, kind: Kind, name: str, owner: str, mode: int, ctx: pyfuse3.RequestContext) -> Inode:
         inode = self.inodes.add(kind, name, mode, ctx.uid, ctx.gid, named=False)

@@ -71,7 +71,9 @@ class FilesystemServer:
         for name, served in self._store.databases.items():
             if served.database.exists:
                 inodes.add_database(name, served)
-            served.database.on_accept = self._accepted
+                if served.database.wal_mode and not gate.is_open:
+                    # Readers of a replica cannot make the WAL themselves, and without one not even SELECT works.
+                    self._operations.make_wal(name, served)
         self._link = LinkServer(self._operations, self._role_changed)
         self._control = socket.socket(fileno=settings.control_fd)
         self._control_buffer = b""

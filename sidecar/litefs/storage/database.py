@@ -218,8 +218,16 @@ class Database:
             NotPrimaryError: neither primary nor is this the removal that the primary sent.
             OSError: the log cannot take the image.
         """
-        prepared = run(self.prepare(Change(pgnos=(), read=self.base.page, commit=0)))
         self.exists = False
+        try:
+            self.clear()
+        except BaseException:
+            self.exists = True
+            raise
+
+    def clear(self) -> None:
+        """Commits an empty database. Raises as `drop`."""
+        prepared = run(self.prepare(Change(pgnos=(), read=self.base.page, commit=0)))
         self.stale.clear()
         self.accept(prepared)
         self.lay_down(self.new_overlay(self.page_size), prepared.txid)

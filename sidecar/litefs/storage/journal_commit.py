@@ -134,10 +134,11 @@ class RollbackJournal:
     def _overlay(self) -> Overlay:
         overlay = self.overlay
         if overlay is None:
-            page_size = self.database.page_size or self._journal_page_size()
-            if not page_size:
-                raise UncapturedWriteError(f"{self.database.name}: the journal tells no page size")
+            page_size = self.database.page_size
             if not self.database.page_n:
+                page_size = self._journal_page_size()
+                if not page_size:
+                    raise UncapturedWriteError(f"{self.database.name}: the journal tells no page size")
                 self.database.learn_page_size(page_size)
             overlay = self.overlay = self.database.new_overlay(page_size)
         return overlay

@@ -36,6 +36,7 @@ class RawLoad:
         )
         self.size = 0
         self._dirty = True
+        self.is_committing = False
         if keep and database.size:
             for offset in range(0, database.size, WRITE_RUN_BYTES):
                 data = database.base.read(offset, min(WRITE_RUN_BYTES, database.size - offset))
@@ -70,21 +71,33 @@ class RawLoad:
             OSError: the disk failed. The load goes on.
         """
         database = self._database
-        if not self._dirty:
+        if not self._dirty or self.is_committing:
             return False
         self._dirty = False
+        if not self.size:
+            if database.page_n:
+                database.clear()
+            self.close()
+            return True
         shape = self._shape()
         if shape is None:
             return False
-        page_size, page_n = shape
+        self.is_committing = True
+        try:
+            yield from self._commit(*shape)
+        finally:
+            self.is_committing = False
+        self.close()
+        return True
+
+    def _commit(self, page_size: int, page_n: int) -> Steps[None]:
+        database = self._database
         sums = yield lambda: self._checksums(page_size, page_n)
         if not database.gate.is_open:
             raise NotPrimaryError(f"{database.name}: this node is not the primary")
         if self._dirty:
             raise CommitRefusedError(f"{database.name}: written to while it was committed")
         yield from replace_in_place(database, page_size, page_n, sums)
-        self.close()
-        return True
 
     def close(self) -> None:
         """Gives the load up, or ends it."""

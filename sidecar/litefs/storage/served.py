@@ -4,7 +4,7 @@ A write into the database file belongs to
     the load under way            the file is being filled without SQLite (`raw_load`)
     the open transaction          a rollback journal is active (`journal_commit`)
     a checkpoint                  the database is in WAL mode and its WAL exists (`wal_commit`)
-    a new load                    the database is empty, or the writer is not SQLite
+    a new load                    the writer is not SQLite
     nobody                        SQLite writes without a journal: refused, for it cannot be replicated
 """
 
@@ -80,10 +80,12 @@ class ServedDatabase:
             self.journal.truncate_database(size)
         elif self.wal.file is not None and database.wal_mode:
             self.wal.truncate_database(size)
-        elif size >= database.page_n * database.page_size:
+        elif size == database.page_n * database.page_size or (by_sqlite and size > database.page_n * database.page_size):
             database.size = size  # SQLite drops the tail after a shrinking commit, or rounds up to its chunk size
+        elif size:
+            raise UncapturedWriteError(f"{database.name}: a database is not resized to {size} bytes outside a transaction")
         else:
-            self._begin_load(by_sqlite=by_sqlite, keep=size > 0).truncate(size)
+            self._begin_load(by_sqlite=by_sqlite, keep=False).truncate(0)
 
     def sync(self) -> Steps[None]:
         """The database's fsync: all pages of a commit are written, or a checkpoint is.
@@ -110,7 +112,7 @@ class ServedDatabase:
 
     def _begin_load(self, *, by_sqlite: bool, keep: bool) -> RawLoad:
         database = self.database
-        if by_sqlite and database.page_n:
+        if by_sqlite:
             if not self._complained:
                 self._complained = True
                 _log.warning(
