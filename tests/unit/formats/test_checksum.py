@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from functools import lru_cache
 
 import pytest
@@ -14,7 +15,7 @@ from litefs.formats.checksum import (
 from tests.unit.formats import golden
 
 VECTORS = golden.load("checksum/vectors.json")
-FILLS = {
+FILLS: dict[str, Callable[[int], int]] = {
     "zero": lambda i: 0,
     "ones": lambda i: 1,
     "count": lambda i: i & 255,

@@ -20,7 +20,7 @@ FILES = {**MANIFEST["files"], **LIBRARY["files"]}
 GOOD = sorted(FILES.keys() - NOT_SNAPSHOTS)
 
 
-def database_sum(data: bytes, page_size: int) -> int:
+def database_sum(data: bytes | bytearray, page_size: int) -> int:
     return database_checksum(page_checksums(data, page_size, 1))
 
 
@@ -39,11 +39,8 @@ def apply(database: bytes, image: bytes) -> bytes:
 
 
 def test_the_golden_files_are_complete() -> None:
-    on_disk = {
-        str(path.relative_to(golden.ROOT))
-        for folder in ("ltx", "ltx-library")
-        for path in (golden.ROOT / folder).rglob("*.ltx")
-    }
+    folders = (golden.ROOT / "ltx", golden.ROOT / "ltx-library")
+    on_disk = {path.relative_to(golden.ROOT).as_posix() for folder in folders for path in folder.rglob("*.ltx")}
     assert on_disk == FILES.keys() | LIBRARY["damaged"].keys()
     for path, entry in {**FILES, **LIBRARY["damaged"]}.items():
         assert golden.sha256(golden.read(path)) == entry["sha256"], path
@@ -145,7 +142,7 @@ def test_a_snapshot_that_lacks_pages_is_refused_although_go_accepts_it() -> None
     # No encoder of Go's makes one; whoever applied it would learn only at the end that pages are missing.
     path = "ltx-library/snapshot-too-few-pages.ltx"
     assert FILES[path]["go"]["verify"] == "ok"
-    with pytest.raises(FormatError, match="2 pages|1 pages"):
+    with pytest.raises(FormatError, match="pages, 3 expected"):
         decode_image(golden.read(path))
 
 
@@ -180,7 +177,7 @@ def test_compacts_as_the_go_library_does() -> None:
 def test_compacts_as_the_backup_of_the_go_version_does() -> None:
     scenario = next(each for each in MANIFEST["scenarios"] if "compacted" in each)
     written = [path for step in scenario["steps"] for path in step["ltx"]]
-    inputs = {LtxHeader.decode(golden.read(path)).min_txid: golden.read(path) for path in written}
+    inputs = {int(LtxHeader.decode(golden.read(path)).min_txid): golden.read(path) for path in written}
     compared = 0
     for path in scenario["compacted"]:
         expected = golden.read(path)

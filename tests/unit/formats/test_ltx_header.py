@@ -105,7 +105,7 @@ def test_header_both_ways(header: LtxHeader) -> None:
 
 
 @pytest.mark.parametrize(("header", "change"), BROKEN, ids=lambda value: str(value) if isinstance(value, dict) else "")
-def test_broken_rule_is_refused_when_building_and_when_decoding(header: LtxHeader, change: dict[str, int]) -> None:
+def test_broken_rule_is_refused_when_building_and_when_decoding(header: LtxHeader, change: dict[str, Any]) -> None:
     with pytest.raises(FormatError):
         replace(header, **change)
     data = bytearray(header.encode())
@@ -123,7 +123,7 @@ def test_broken_rule_is_refused_when_building_and_when_decoding(header: LtxHeade
         {"commit": -1},
         {"max_txid": 2**64},
         {"timestamp_ms": 2**63},
-        {"wal_salt1": -1, "wal_salt2": 1},
+        {"wal_salt1": -1},
     ],
 )
 def test_refuses_to_encode_what_does_not_fit(change: dict[str, Any]) -> None:
