@@ -82,4 +82,3 @@ def test_special_files_refuse_writes_and_directories_are_refused(own_judge: Judg
         session.connect("second").sql("CREATE TABLE t (n)")
 
     own_judge.check(own_judge.play(scenario, own_judge.node))
-

@@ -98,7 +98,9 @@ testfixture.__test__ = False  # type: ignore[attr-defined]  # pytest would take 
 def _build(cache: Path) -> None:
     for tool in ("apt-get", "gcc", "make", "tclsh"):
         if shutil.which(tool) is None:
-            raise SuiteUnavailableError(f"`{tool}` is missing (needed: gcc make tcl-dev zlib1g-dev, on a Debian system)")
+            raise SuiteUnavailableError(
+                f"`{tool}` is missing (needed: gcc make tcl-dev zlib1g-dev, on a Debian system)"
+            )
     source = cache / "source"
     if not source.exists():
         _unpack(_download(cache / "apt"), source)

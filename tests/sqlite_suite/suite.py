@@ -98,9 +98,7 @@ def _judge(name: str, code: int | None, output: str, seconds: float) -> FileResu
     else:
         outcome = "fail"
     test_n = int(summary.group(2)) if summary else 0
-    return FileResult(
-        name=name, outcome=outcome, test_n=test_n, failed=failed, seconds=seconds, output=output[-4000:]
-    )
+    return FileResult(name=name, outcome=outcome, test_n=test_n, failed=failed, seconds=seconds, output=output[-4000:])
 
 
 def _wait(child: "subprocess.Popen[bytes]", timeout_s: float, on_timeout: Callable[[], None]) -> int | None:
