@@ -11,39 +11,39 @@ RECEIVE_DEADLINE_S = 30.0
 """Longest silence in the middle of a body; as long as a peer may take to read from us."""
 
 
-async def body_chunks(request: Request, deadline_s: float = RECEIVE_DEADLINE_S) -> AsyncIterator[bytes]:
+async def body_chunks(request: Request) -> AsyncIterator[bytes]:
     """Yields the body as it arrives.
 
     Raises:
-        SlowPeerError: nothing came for `deadline_s` seconds.
+        SlowPeerError: nothing came for `RECEIVE_DEADLINE_S` seconds.
         starlette.requests.ClientDisconnect: the peer went away.
     """
     stream = request.stream()
     while True:
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(RECEIVE_DEADLINE_S):
                 chunk = await anext(stream)
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise SlowPeerError(f"the body stalled for {deadline_s} s") from None
+            raise SlowPeerError(f"the body stalled for {RECEIVE_DEADLINE_S} s") from None
         if chunk:
             yield chunk
 
 
-async def whole_body(request: Request, bytes_max: int, deadline_s: float = RECEIVE_DEADLINE_S) -> bytes:
+async def whole_body(request: Request, bytes_max: int) -> bytes:
     """Returns the body.
 
     Raises:
         OversizeError: it is larger than `bytes_max`.
-        SlowPeerError: nothing came for `deadline_s` seconds.
+        SlowPeerError: nothing came for `RECEIVE_DEADLINE_S` seconds.
         starlette.requests.ClientDisconnect: the peer went away.
     """
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length) > bytes_max:
         raise OversizeError(f"body of {length} bytes, at most {bytes_max} are allowed")
     body = bytearray()
-    async for chunk in body_chunks(request, deadline_s):
+    async for chunk in body_chunks(request):
         body += chunk
         if len(body) > bytes_max:
             raise OversizeError(f"body of more than {bytes_max} bytes")

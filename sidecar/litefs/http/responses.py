@@ -38,7 +38,6 @@ class ProducedResponse(Response):
         *,
         media_type: str | None = None,
         headers: Mapping[str, str] | None = None,
-        send_deadline_s: float = SEND_DEADLINE_S,
     ) -> None:
         """Args: produce: is awaited with a function that sends bytes; it may raise any `LiteFSError`."""
         self.status_code = 200
@@ -48,7 +47,6 @@ class ProducedResponse(Response):
         self.init_headers(headers)
         self.raw_headers = [header for header in self.raw_headers if header != (b"content-length", b"0")]
         self._produce = produce
-        self._send_deadline_s = send_deadline_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends headers and body; returns when the body is complete or the peer is gone."""
@@ -70,10 +68,10 @@ class ProducedResponse(Response):
     async def _send_body(self, send: Send) -> None:
         async def write(data: bytes) -> None:
             try:
-                async with asyncio.timeout(self._send_deadline_s):
+                async with asyncio.timeout(SEND_DEADLINE_S):
                     await send({"type": "http.response.body", "body": data, "more_body": True})
             except TimeoutError:
-                raise SlowPeerError(f"the peer took nothing for {self._send_deadline_s} s") from None
+                raise SlowPeerError(f"the peer took nothing for {SEND_DEADLINE_S} s") from None
 
         await self._produce(write)
         await send({"type": "http.response.body", "body": b"", "more_body": False})

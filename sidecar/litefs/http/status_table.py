@@ -10,6 +10,7 @@ from http import HTTPStatus
 from litefs.errors import (
     FormatError,
     LinkClosedError,
+    LockHeldError,
     NotPrimaryError,
     PositionMismatchError,
 )
@@ -36,6 +37,7 @@ STATUS_BY_EXCEPTION: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (SlowPeerError, HTTPStatus.REQUEST_TIMEOUT),
     (NotPrimaryError, HTTPStatus.SERVICE_UNAVAILABLE),
     (PositionMismatchError, HTTPStatus.CONFLICT),
+    (LockHeldError, HTTPStatus.SERVICE_UNAVAILABLE),
     (LinkClosedError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 

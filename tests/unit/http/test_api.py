@@ -190,6 +190,7 @@ def test_exports_a_database_byte_for_byte(node: FakeNode, served: Served) -> Non
     assert answer.body == database.content
     assert answer.headers["content-length"] == str(300 * 4096 - 4096)
     assert answer.headers["litefs-position"] == str(here)
+    served.stop()
     assert not node.open_snapshots
 
 

@@ -1,0 +1,67 @@
+"""The two shapes of log lines."""
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from litefs.cli import logs
+from litefs.errors import ConfigError
+from litefs.link.settings import LogSettings
+
+
+@pytest.fixture(autouse=True)
+def _root_logger_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def _lines(settings: LogSettings) -> list[str]:
+    stream = io.StringIO()
+    logs.configure(settings, "node", stream)
+    logger = logging.getLogger("litefs.test")
+    logger.debug("detail")
+    logger.warning("%d images for %s", 3, "ä.db")
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logger.exception("it failed")
+    return stream.getvalue().splitlines()
+
+
+def test_text_lines_carry_level_process_and_message() -> None:
+    lines = _lines(LogSettings())
+    assert lines[0] == "WARNING node: 3 images for ä.db"
+    assert lines[1] == "ERROR node: it failed"
+    assert lines[-1] == "ValueError: broken"
+
+
+def test_json_lines_are_one_object_each() -> None:
+    first, second = (json.loads(line) for line in _lines(LogSettings(format="json", timestamp=True)))
+    assert first.pop("time").endswith("Z")
+    assert first == {"level": "WARNING", "process": "node", "msg": "3 images for ä.db"}
+    assert second["error"].endswith("'broken'")
+
+
+def test_debug_lines_are_written_when_asked_for() -> None:
+    assert _lines(LogSettings(debug=True))[0] == "DEBUG node: detail"
+
+
+def test_a_time_stamp_leads_a_text_line_when_asked_for() -> None:
+    assert _lines(LogSettings(timestamp=True))[0].split()[1:3] == ["WARNING", "node:"]
+
+
+def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(LogSettings(), "node", sys.stderr)
+    logging.getLogger("litefs.test").info("hello")
+    assert capsys.readouterr().err == "INFO node: hello\n"
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(ConfigError, match="text, json"):
+        logs.configure(LogSettings(format="xml"), "node")
