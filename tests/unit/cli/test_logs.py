@@ -28,7 +28,7 @@ def _lines(settings: LogSettings) -> list[str]:
     logger.debug("detail")
     logger.warning("%d images for %s", 3, "ä.db")
     try:
-        raise ValueError("broken")
+        int("broken")
     except ValueError:
         logger.exception("it failed")
     return stream.getvalue().splitlines()
@@ -38,7 +38,7 @@ def test_text_lines_carry_level_process_and_message() -> None:
     lines = _lines(LogSettings())
     assert lines[0] == "WARNING node: 3 images for ä.db"
     assert lines[1] == "ERROR node: it failed"
-    assert lines[-1] == "ValueError: broken"
+    assert lines[-1] == "ValueError: invalid literal for int() with base 10: 'broken'"
 
 
 def test_json_lines_are_one_object_each() -> None:
