@@ -49,18 +49,8 @@ def guarded(method: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coro
     async def wrapper(self: "Operations", *args: Any) -> T:
         try:
             return await method(self, *args)
-        except pyfuse3.FUSEError:
-            raise
-        except DiskLostError as error:
-            self.stop_at_once(error)
-            raise pyfuse3.FUSEError(errno.EIO) from error
-        except (LiteFSError, OSError) as error:
-            number = errno_of(error)
-            _log.info("%s: %s", method.__name__, error)
-            raise pyfuse3.FUSEError(number or errno.EIO) from error
         except Exception as error:
-            _log.exception("%s failed", method.__name__)
-            raise pyfuse3.FUSEError(errno.EIO) from error
+            raise self.answer_to(error, method.__name__) from error
 
     return wrapper
 
@@ -116,6 +106,19 @@ class Operations(pyfuse3.Operations):
         except StopIteration as stop:
             value: T = stop.value
             return value
+
+    def answer_to(self, error: Exception, operation: str) -> pyfuse3.FUSEError:
+        """Returns the errno that answers an exception; where durability is lost, ends the process."""
+        if isinstance(error, pyfuse3.FUSEError):
+            return error
+        if isinstance(error, DiskLostError):
+            self.stop_at_once(error)
+        number = errno_of(error)
+        if number is None:
+            _log.error("%s failed", operation, exc_info=error)
+        else:
+            _log.info("%s: %s", operation, error)
+        return pyfuse3.FUSEError(number or errno.EIO)
 
     # ---- names ----
 
@@ -312,45 +315,58 @@ class Operations(pyfuse3.Operations):
             await self.drive(inode.served.finish_load())
             inode.mtime_ns = time.time_ns()
 
-    @guarded
     async def read(self, fh: int, offset: int, size: int) -> bytes:
         """Reads; fewer bytes at the end of the file."""
-        handle = self._handles[fh]
+        # Hot, like `write`: guarded by hand, for a wrapper would be one more coroutine per request.
+        try:
+            return self._read(self._handles[fh], offset, size)
+        except Exception as error:
+            raise self.answer_to(error, "read") from error
+
+    def _read(self, handle: Handle, offset: int, size: int) -> bytes:
         inode = handle.inode
+        if inode.scratch is not None:
+            return inode.scratch.read(offset, size)
         if inode.kind is Kind.DATABASE:
             if inode.is_dead:
                 raise pyfuse3.FUSEError(errno.ESTALE)
             assert inode.served is not None
             return inode.served.read(offset, size)
-        if inode.scratch is not None:
-            return inode.scratch.read(offset, size)
         if inode.kind is Kind.POS or handle.content is None:
             handle.content = special_content(inode, self.view)
         return handle.content[offset : offset + size]
 
-    @guarded
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         """Writes; in WAL and PERSIST mode this may be a commit."""
-        handle = self._handles[fh]
+        try:
+            handle = self._handles[fh]
+            steps = self._write(handle, offset, data)
+            if steps is not None:
+                await self.drive(steps)
+            handle.inode.mtime_ns = time.time_ns()
+            self.loop.spin()
+            return len(data)
+        except Exception as error:
+            raise self.answer_to(error, "write") from error
+
+    def _write(self, handle: Handle, offset: int, data: bytes) -> Steps[None] | None:
         inode = handle.inode
         served = inode.served
+        if inode.kind is Kind.WAL and served is not None and not inode.unlinked:
+            return served.wal.write(offset, data)
+        if inode.kind is Kind.JOURNAL and served is not None and not inode.unlinked:
+            return served.journal.write(offset, data)
         if inode.kind is Kind.DATABASE:
             if inode.is_dead:
                 raise pyfuse3.FUSEError(errno.ESTALE)
             assert served is not None
             handle.wrote = True
             served.write(offset, data, by_sqlite=handle.by_sqlite)
-        elif inode.scratch is None:
-            raise pyfuse3.FUSEError(errno.EIO)
-        elif served is None or inode.kind is Kind.SHM or inode.unlinked:
+        elif inode.scratch is not None:
             inode.scratch.write(offset, data)
-        elif inode.kind is Kind.WAL:
-            await self.drive(served.wal.write(offset, data))
         else:
-            await self.drive(served.journal.write(offset, data))
-        inode.mtime_ns = time.time_ns()
-        self.loop.spin()
-        return len(data)
+            raise pyfuse3.FUSEError(errno.EIO)
+        return None
 
     @guarded
     async def fsync(self, fh: int, datasync: bool) -> None:

@@ -29,7 +29,7 @@ from litefs.storage.log import Log, LogRecord
 from litefs.storage.overlay import Overlay
 from litefs.storage.state import DatabaseState
 from litefs.storage.steps import Steps, run
-from litefs.storage.transaction import Before, Change, Prepared, measure, prepare
+from litefs.storage.transaction import Before, Change, Prepared, measure, prepare, prepare_small
 
 BASE_NAME = "database"
 LOG_NAME = "log"
@@ -179,6 +179,12 @@ class Database:
         measured.timestamp_ms = image.timestamp_ms
         measured.record = image.record
         return measured
+
+    def prepare_small(self, change: Change) -> Prepared:
+        """`prepare` for few pages, at one go."""
+        if self.gate.is_open and not self.expected:
+            return prepare_small(self.log, self.before(), change)
+        return run(self.prepare(change))
 
     def void(self, prepared: Prepared) -> None:
         """Takes back a prepared transaction that will not commit, durably.

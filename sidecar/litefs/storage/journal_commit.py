@@ -31,8 +31,12 @@ class RollbackJournal:
     """The journal file of one database and the transaction it stands for."""
 
     def __init__(self, database: Database) -> None:
-        """A database has one for life; `file` is None while the name does not exist."""
+        """A database has one for life; `file` is None while the name does not exist.
+
+        `is_active`: a transaction is open or waits to be rolled back; writes to the database belong to it.
+        """
         self.database = database
+        self.is_active = False
         self.file: ScratchFile | None = None
         self.overlay: Overlay | None = None
         self.synced = False
@@ -42,11 +46,6 @@ class RollbackJournal:
 
     # ---- the journal file ----
 
-    @property
-    def is_active(self) -> bool:
-        """A transaction is open or waits to be rolled back: writes to the database belong to it."""
-        return self.file is not None and is_active(self.file.read(0, JOURNAL_HEADER_SIZE))
-
     def create(self) -> None:
         """Makes the file.
 
@@ -54,17 +53,30 @@ class RollbackJournal:
             NotPrimaryError: this node may not begin transactions; SQLite says "attempt to write a readonly database".
         """
         self.file = ScratchFile(self.database.disk, self.database.directory)
+        self.is_active = False
 
-    def write(self, offset: int, data: bytes) -> Steps[None]:
+    def write(self, offset: int, data: bytes) -> Steps[None] | None:
         """Writes into the journal. Zeroing the header of an active one is a commit (PERSIST, EXCLUSIVE).
+
+        Returns:
+            None if all is done; the steps of the commit otherwise.
 
         Raises:
             CommitRefusedError, OSError: the journal is as it was; SQLite rolls back.
         """
-        file = self._file()
-        if offset == 0 and len(data) >= JOURNAL_HEADER_SIZE and not any(data[:JOURNAL_HEADER_SIZE]) and self.is_active:
-            yield from self._finish()
-        file.write(offset, data)
+        if offset == 0:
+            if len(data) >= JOURNAL_HEADER_SIZE and not is_active(data) and self.is_active:
+                return self._finish_and_write(data)
+            self._file().write(0, data)
+            self.is_active = is_active(self._file().read(0, JOURNAL_HEADER_SIZE))
+        else:
+            self._file().write(offset, data)
+        return None
+
+    def _finish_and_write(self, data: bytes) -> Steps[None]:
+        yield from self._finish()
+        self._file().write(0, data)
+        self.is_active = False
 
     def truncate(self, size: int) -> Steps[None]:
         """Sets the size of the journal; cutting off the header of an active one is a commit (TRUNCATE)."""
@@ -72,11 +84,13 @@ class RollbackJournal:
         if size < JOURNAL_HEADER_SIZE and self.is_active:
             yield from self._finish()
         file.truncate(size)
+        self.is_active = is_active(file.read(0, JOURNAL_HEADER_SIZE))
 
     def unlink(self) -> Steps[None]:
         """Removes the journal: the commit of DELETE mode, and the end of every rollback."""
         yield from self._finish()
         self.file = None
+        self.is_active = False
 
     def sync(self) -> None:
         """The application wants this transaction durable. The journal itself need not be: it is scratch."""

@@ -13,6 +13,7 @@ Guarantees:
 Assumes: one writer; readers (`log_reader`) open the segments by themselves and stay behind committed txids.
 """
 
+import itertools
 import os
 import secrets
 import time
@@ -35,7 +36,7 @@ from litefs.storage.log_format import (
 FIRST_SEGMENT_BYTES = 256 << 10
 """A new database starts small, so that hundreds of idle ones cost little; each next segment is twice as large."""
 
-SPARE_NAME = "spare"
+SPARE_PREFIX = "spare-"
 _ZEROS = bytes(1 << 20)
 
 
@@ -51,6 +52,15 @@ class LogRecord:
     group: int
     post_apply: int
     segment_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A file of `capacity` zero bytes that will become a segment."""
+
+    path: Path
+    fd: int
+    capacity: int
 
 
 @dataclass(slots=True)
@@ -117,7 +127,8 @@ class Log:
         self._segment_bytes = segment_bytes
         self._closed: deque[Segment] = deque()
         self._current: Segment | None = None
-        self._spare: tuple[int, int] | None = None  # (fd, capacity) of the file called `spare`
+        self._spare: Spare | None = None
+        self._spare_numbers = itertools.count()
         self._unsynced: list[int] = []
         self.last_txid = 0
         self.durable_txid = 0
@@ -237,9 +248,9 @@ class Log:
         current = self._current.capacity if self._current is not None else FIRST_SEGMENT_BYTES // 2
         return max(min(current * 2, self._segment_bytes), min(FIRST_SEGMENT_BYTES, self._segment_bytes))
 
-    def make_spare(self, capacity: int) -> tuple[int, int]:
-        """Writes a file of zeros, ready to become a segment. Safe off the loop. Returns (fd, capacity)."""
-        path = self.directory / SPARE_NAME
+    def make_spare(self, capacity: int) -> "Spare":
+        """Writes a file of zeros, ready to become a segment. Safe off the loop: each has a name of its own."""
+        path = self.directory / f"{SPARE_PREFIX}{next(self._spare_numbers)}"
         fd = self._disk.open("log.spare", path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             for offset in range(0, capacity, len(_ZEROS)):
@@ -248,14 +259,15 @@ class Log:
         except OSError:
             self._disk.close("log.spare_close", fd)
             raise
-        return fd, capacity
+        return Spare(path, fd, capacity)
 
-    def take_spare(self, spare: tuple[int, int]) -> None:
-        """Keeps what `make_spare` returned for the next segment."""
+    def take_spare(self, spare: "Spare") -> None:
+        """Keeps what `make_spare` returned for the next segment; one is enough."""
         if self._spare is None:
             self._spare = spare
         else:
-            self._disk.close("log.spare_close", spare[0])
+            self._disk.close("log.spare_close", spare.fd)
+            self._disk.unlink("log.spare_unlink", spare.path)
 
     def _segment_for(self, length: int, min_txid: int) -> Segment:
         segment = self._current
@@ -267,7 +279,8 @@ class Log:
         """Starts the next segment. An image larger than a segment simply extends its file."""
         if self._spare is None:
             self._spare = self.make_spare(self.spare_capacity())
-        fd, capacity = self._spare
+        spare = self._spare
+        fd = spare.fd
         segment_id = secrets.randbits(64)
         path = self.directory / segment_name(first_txid)
         if self._current is None:
@@ -276,12 +289,12 @@ class Log:
         self._disk.write("log.segment_header", fd, encode_segment_header(segment_id, first_txid), 0)
         # Crash: before the directory is synced the segment may be missing, and with it only images that
         # were never reported durable: their sync comes after this.
-        self._disk.rename("log.segment_rename", self.directory / SPARE_NAME, path)
+        self._disk.rename("log.segment_rename", spare.path, path)
         self._spare = None
         self._disk.sync_directory("log.segment_directory", self.directory)
         if self._current is not None:
             self._closed.append(self._current)
-        self._current = Segment(path, fd, segment_id, first_txid, 0, SEGMENT_HEADER_SIZE, capacity, time.monotonic())
+        self._current = Segment(path, fd, segment_id, first_txid, 0, SEGMENT_HEADER_SIZE, spare.capacity, time.monotonic())
         return self._current
 
     def forget(self, through_txid: int, older_than_s: float) -> int:
@@ -310,6 +323,6 @@ class Log:
         for segment in [*self._closed, *([self._current] if self._current else [])]:
             self._disk.close("log.close", segment.fd)
         if self._spare is not None:
-            self._disk.close("log.close", self._spare[0])
+            self._disk.close("log.close", self._spare.fd)
         self._closed.clear()
         self._current = self._spare = None

@@ -26,7 +26,7 @@ from litefs.formats.ltx_decoder import LtxDecoder
 from litefs.storage.base_file import WRITE_RUN_BYTES
 from litefs.storage.database import LOG_NAME, Database
 from litefs.storage.disk import Disk
-from litefs.storage.log import Segment
+from litefs.storage.log import SPARE_PREFIX, Segment
 from litefs.storage.log_format import (
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
@@ -256,4 +256,6 @@ def read_found_log(disk: Disk, directory: Path) -> FoundLog:
     """Returns the log of a database directory, making its directory if it is new."""
     log_dir = directory / LOG_NAME
     disk.make_directory("recovery.log_directory", log_dir)
+    for left_over in log_dir.glob(SPARE_PREFIX + "*"):
+        disk.unlink("recovery.spare", left_over)
     return scan_log(disk, log_dir)

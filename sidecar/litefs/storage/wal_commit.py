@@ -30,10 +30,11 @@ from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE
 from litefs.storage.database import Database
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.steps import Steps
-from litefs.storage.transaction import Change, WalPlace
+from litefs.storage.transaction import SMALL_PAGES_MAX, Change, Prepared
 
-_FRAME = struct.Struct(">IIII")  # pgno, commit, salt1, salt2: what of a frame header decides its meaning
-_MEANING_SIZE = _FRAME.size
+_PGNO_COMMIT = struct.Struct(">II")  # a frame header begins with these
+_COMMIT_END = _PGNO_COMMIT.size
+_MEANING_SIZE = 16  # pgno, commit and the two salts decide what a frame means; its checksums do not
 _WAL_SALTS = struct.Struct(">II")
 
 
@@ -49,6 +50,9 @@ class WalCapture:
         self._frame_size = 0
         self._salts = (0, 0)
         self._pgnos = array("I")  # of the committed frames, in order
+        self._pending: list[int] = []  # pgno of each pending frame whose header is there
+        self._ending = -1  # offset of the pending frame that ends the transaction
+        self._ending_commit = 0
         self._carry: set[int] = set()  # pages that SQLite sees differently than we committed them (rule 3)
 
     def create(self) -> None:
@@ -62,29 +66,43 @@ class WalCapture:
         """Reads the WAL."""
         return self._file().read(offset, size)
 
-    def write(self, offset: int, data: bytes) -> Steps[None]:
+    def write(self, offset: int, data: bytes) -> Steps[None] | None:
         """Writes into the WAL; completes a transaction if these bytes do.
+
+        Returns:
+            None if all is done, which is the rule; the steps that are left of a large commit otherwise.
 
         Raises:
             CommitRefusedError: the transaction that would end here may not commit.
             OSError: the log or the spill file cannot take it.
         """
-        file = self._file()
+        size = self._frame_size
+        if size and offset >= self.committed_end:
+            skip = (offset - WAL_HEADER_SIZE) % size
+            if skip + len(data) <= size:
+                return self._write_in_frame(offset, skip, data)
+        return self._write_pieces(offset, data)
+
+    def _write_pieces(self, offset: int, data: bytes) -> Steps[None]:
+        """The same for what touches the header, committed frames, or more than one frame."""
         if offset == 0:
             self._write_header(data)
-            if len(data) <= WAL_HEADER_SIZE:
-                return
             offset, data = WAL_HEADER_SIZE, data[WAL_HEADER_SIZE:]
         if not self._frame_size:
-            file.write(offset, data)
+            self._file().write(offset, data)
             return
         if offset < self.committed_end:
             inside = min(len(data), self.committed_end - offset)
             self._write_committed(offset, data[:inside])
-            if offset >= self.committed_end or inside == len(data):
-                return
             offset, data = offset + inside, data[inside:]
-        yield from self._write_pending(offset, data)
+        size = self._frame_size
+        while data:
+            skip = (offset - WAL_HEADER_SIZE) % size
+            piece = data[: size - skip]
+            steps = self._write_in_frame(offset, skip, piece)
+            if steps is not None:
+                yield from steps
+            offset, data = offset + len(piece), data[len(piece) :]
 
     def truncate(self, size: int) -> None:
         """Sets the size; cutting the WAL to nothing ends its generation."""
@@ -128,33 +146,41 @@ class WalCapture:
         self.committed_end = self.tail = WAL_HEADER_SIZE
         self._frame_size = 0
         self._pgnos = array("I")
+        self._pending.clear()
+        self._ending = -1
 
     # ---- frames ----
 
-    def _write_pending(self, offset: int, data: bytes) -> Steps[None]:
-        """Rules 1 and 2, for as many frames as `data` touches; usually a part of one."""
-        file = self._file()
-        size = self._frame_size
-        done = 0
-        while done < len(data):
-            at = offset + done
-            start = at - (at - WAL_HEADER_SIZE) % size
-            piece = data[done : done + start + size - at]
-            file.write(at, piece)
-            done += len(piece)
-            end = at + len(piece)
-            if at == start:
-                tail = end
-            elif at <= self.tail:
-                tail = max(self.tail, end)
-            else:
-                continue  # behind a hole: nothing SQLite does
-            if tail - start >= size and tail == start + size and self._commit_size(start):
-                yield from self._commit(start)
-            self.tail = tail
+    def _write_in_frame(self, offset: int, skip: int, data: bytes) -> Steps[None] | None:
+        """Rules 1 and 2 for a write within one pending frame, `skip` bytes behind its start."""
+        self._file().write(offset, data)
+        end = offset + len(data)
+        start = offset - skip
+        if skip < _COMMIT_END:
+            self._begin_frame(start, end)
+        elif offset > self.tail:
+            return None  # behind a hole: nothing SQLite does
+        if end == start + self._frame_size and self._ending == start:
+            steps = self._commit(start)
+            if steps is not None:
+                return steps
+        if end > self.tail:
+            self.tail = end
+        return None
 
-    def _commit_size(self, start: int) -> int:
-        return int.from_bytes(self._file().read(start + 4, 4), "big")
+    def _begin_frame(self, start: int, end: int) -> None:
+        """A frame header, or a part of one, was written: the frame begins anew."""
+        index = (start - self.committed_end) // self._frame_size
+        del self._pending[index:]
+        self.tail = end
+        self._ending = -1
+        if end - start >= _COMMIT_END:
+            pgno, commit = _PGNO_COMMIT.unpack(self._file().read(start, _COMMIT_END))
+            if len(self._pending) == index:
+                self._pending.append(pgno)
+            if commit:
+                self._ending = start
+                self._ending_commit = commit
 
     def _write_committed(self, offset: int, data: bytes) -> None:
         """Rule 3."""
@@ -170,55 +196,60 @@ class WalCapture:
             if before[:meaning] == data[:meaning]:
                 return
         self._rewind(index)
-        self.tail = offset + len(data) if offset >= start else start
+        self.tail = start
+        self._write_in_frame(offset, skip, data[: self._frame_size - skip])
 
     def _rewind(self, index: int) -> None:
         """SQLite writes over committed frame `index`: the state it sees ends before it."""
         self._carry.update(self._pgnos[index:])
         self._carry |= self.database.stale.difference(self._pgnos[:index])
         del self._pgnos[index:]
+        self._pending.clear()
+        self._ending = -1
         self.committed_end = WAL_HEADER_SIZE + index * self._frame_size
 
     # ---- commit ----
 
-    def _commit(self, last: int) -> Steps[None]:
+    def _commit(self, last: int) -> Steps[None] | None:
         """Ends the pending transaction with the frame at offset `last`.
 
         Crash: the image is in the log, not synced: with `synchronous=NORMAL` that is what was asked for;
         with FULL the fsync that SQLite sends next makes it durable before the application hears of it.
         """
-        database = self.database
-        frames = self._pending_frames(last)
-        places = {pgno: offset for offset, pgno in frames}
-        commit = self._commit_size(last)
-        pgnos = sorted(places.keys() | self._carry if self._carry else places)
+        size, offset = self._frame_size, self.committed_end
+        pending = self._pending[: (last - offset) // size + 1]
+        places: dict[int, int] = {}
+        for pgno in pending:
+            places[pgno] = offset
+            offset += size
         change = Change(
-            pgnos=pgnos,
+            pgnos=sorted(places.keys() | self._carry if self._carry else places),
             read=lambda pgno: self._page(places, pgno),
-            commit=commit,
-            wal=WalPlace(
-                offset=self.committed_end,
-                size=last + self._frame_size - self.committed_end,
-                salt1=self._salts[0],
-                salt2=self._salts[1],
-            ),
+            commit=self._ending_commit,
+            wal=(self.committed_end, offset - self.committed_end, *self._salts),
         )
-        prepared = yield from database.prepare(change)
-        # No step from here to the end: position and WAL move in one piece.
-        self._pgnos.extend(pgno for _, pgno in frames)
-        self.committed_end = last + self._frame_size
+        if len(change.pgnos) <= SMALL_PAGES_MAX:
+            self._committed(pending, places, self.database.prepare_small(change))
+            return None
+        return self._commit_large(pending, places, change)
+
+    def _commit_large(self, pending: list[int], places: dict[int, int], change: Change) -> Steps[None]:
+        prepared = yield from self.database.prepare(change)
+        self._committed(pending, places, prepared)
+        self.tail = max(self.tail, self.committed_end)
+
+    def _committed(self, pending: list[int], places: dict[int, int], prepared: Prepared) -> None:
+        """Position and WAL move in one piece: no step in here."""
+        database = self.database
+        self._pgnos.extend(pending)
+        self._pending.clear()
+        self._ending = -1
+        self.committed_end += len(pending) * self._frame_size
         if prepared.record is not None:
             if self._carry:
                 self._settle_carry(places)
-            database.stale.update(pgno for pgno in places if pgno <= commit)
+            database.stale.update(places)
             database.accept(prepared)
-
-    def _pending_frames(self, last: int) -> list[tuple[int, int]]:
-        """Returns (offset, pgno) of each pending frame through the one at `last`, in order."""
-        file, size = self._file(), self._frame_size
-        return [
-            (offset, int.from_bytes(file.read(offset, 4), "big")) for offset in range(self.committed_end, last + 1, size)
-        ]
 
     def _page(self, places: dict[int, int], pgno: int) -> bytes:
         """Returns a page as SQLite sees it once the pending transaction is committed."""
