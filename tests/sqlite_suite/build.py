@@ -148,11 +148,11 @@ def _write_source_lists(target: Path) -> None:
     files += sorted(_APT_SOURCES[1].glob("*")) if _APT_SOURCES[1].is_dir() else []
     for path in files:
         text = path.read_text(errors="replace")
-        if path.suffix == ".list" and re.search(r"^deb\s", text, re.M):
-            text = re.sub(r"^deb-src\s.*$", "", text, flags=re.M)
-            text = re.sub(r"^deb(?=\s)", "deb-src", text, flags=re.M)
-        elif path.suffix == ".sources" and re.search(r"^Types:", text, re.M):
-            text = re.sub(r"^Types:.*$", "Types: deb-src", text, flags=re.M)
+        if path.suffix == ".list" and re.search(r"^deb\s", text, re.MULTILINE):
+            text = re.sub(r"^deb-src\s.*$", "", text, flags=re.MULTILINEULTILINE)
+            text = re.sub(r"^deb(?=\s)", "deb-src", text, flags=re.MULTILINEULTILINE)
+        elif path.suffix == ".sources" and re.search(r"^Types:", text, re.MULTILINE):
+            text = re.sub(r"^Types:.*$", "Types: deb-src", text, flags=re.MULTILINEULTILINE)
         else:
             continue
         (target / path.name).write_text(text)

@@ -24,8 +24,8 @@ FILE_TIMEOUT_S = 240.0
 
 _CLEAN_TIMEOUT_S = 30.0
 _KILL_TIMEOUT_S = 5.0
-_SUMMARY = re.compile(r"^(\d+) errors out of (\d+) tests", re.M)
-_FAILED_TEST = re.compile(r"^! (\S+) (expected|got):", re.M)
+_SUMMARY = re.compile(r"^(\d+) errors out of (\d+) tests", re.MULTILINE)
+_FAILED_TEST = re.compile(r"^! (\S+) (expected|got):", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,75 @@
+"""Holds what a file of the suite does on a mount against what it does on ext4.
+
+Strategy: equal is what counts, not "0 errors". With the lock bytes at their real place (see `build.py`) some tests that
+count pages expect one more than there is, on ext4 as on the mount: those fail in both places by the same names.
+The result on ext4 is measured in the same run, unless it is a clean pass that was measured before.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.sqlite_suite.build import Testfixture, cache_dir
+from tests.sqlite_suite.suite import FileResult, run_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One file in both places."""
+
+    bare: FileResult
+    mounted: FileResult
+
+    @property
+    def only_on_mount(self) -> tuple[str, ...]:
+        """Tests that fail on the mount and not on ext4."""
+        return tuple(test for test in self.mounted.failed if test not in self.bare.failed)
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the mount did what ext4 does."""
+        ran_to_its_end = self.mounted.outcome in ("pass", "fail")
+        return ran_to_its_end and not self.only_on_mount and self.mounted.test_n == self.bare.test_n
+
+    @property
+    def verdict(self) -> str:
+        """One line for the table."""
+        if self.is_same:
+            return "as on ext4" if self.bare.passed else f"as on ext4 ({len(self.bare.failed)} fail in both)"
+        if self.mounted.outcome in ("timeout", "crash"):
+            return self.mounted.outcome
+        tests = " ".join(self.only_on_mount[:6])
+        more = len(self.only_on_mount) - 6
+        return f"{len(self.only_on_mount)} fail on the mount only: {tests}" + (f" and {more} more" if more > 0 else "")
+
+
+def compare_file(
+    fixture: Testfixture, name: str, bare_dir: Path, mount_dir: Path, *, on_timeout: Callable[[], None]
+) -> Comparison:
+    """Runs one file on ext4, unless its result there is known, and on the mount.
+
+    Args:
+        fixture: the test program.
+        name: of the file without `.test`.
+        bare_dir: an empty directory on the machine's own file system.
+        mount_dir: an empty directory of the mount; only children touch it.
+        on_timeout: aborts the mount.
+    """
+    return Comparison(
+        bare=_on_ext4(fixture, name, bare_dir),
+        mounted=run_file(fixture, name, mount_dir, on_timeout=on_timeout),
+    )
+
+
+def _on_ext4(fixture: Testfixture, name: str, bare_dir: Path) -> FileResult:
+    """Returns the result on ext4, kept in the cache since it depends on SQLite alone."""
+    known = cache_dir() / "ext4" / f"{fixture.version}-{name}.json"
+    if known.exists():
+        fields = json.loads(known.read_text())
+        return FileResult(**fields | {"failed": tuple(fields["failed"])})
+    result = run_file(fixture, name, bare_dir)
+    if result.outcome in ("pass", "fail"):
+        known.parent.mkdir(exist_ok=True)
+        known.write_text(json.dumps(asdict(result)))
+    return result
