@@ -33,6 +33,7 @@ RESTART_DELAY_MAX_S = 5.0
 STABLE_AFTER_S = 10.0  # a child that lived this long starts its back-off anew
 START_ATTEMPTS = 5  # deaths before the node was ever ready: 1.5 s of attempts, then the container runtime's turn
 EXIT_CONFIG_REFUSED = 2  # no second attempt changes this
+DYING_S = 0.5
 
 # Wind-up: 8 s for each of the two processes at worst, within the 30 s that Kubernetes grants by default.
 STOP_BY_CLOSING_S = 5.0
@@ -198,7 +199,8 @@ class Supervisor:
         if self._filesystem is None:
             return
         taken = self._filesystem.send(json.dumps(message).encode() + b"\n", descriptors or [])
-        if not taken and not self._filesystem.wait(0):
+        # A process that is ending has closed its sockets a moment before it can be reaped.
+        if not taken and not self._filesystem.wait(DYING_S):
             self._log("ERROR", "the filesystem process does not read its control socket: killing it")
             self._kill(self._filesystem)
 
