@@ -250,7 +250,8 @@ class Loop:
     def _wait(self) -> None:
         events = self._poll.poll(0)
         if not events:
-            while time.monotonic() < self.spin_until and not self._ready:
+            # While a thread waits for the disk, spinning would only take the GIL from it.
+            while not self._pending_jobs and time.monotonic() < self.spin_until and not self._ready:
                 events = self._poll.poll(0)
                 if events:
                     break

@@ -5,15 +5,13 @@ What uvicorn does not bound by itself, and this module does:
     a connection that sends no or half a request head    closed after `HEAD_DEADLINE_S`
     a request head without end                           431 and closed after `HEAD_BYTES_MAX`
     connections                                          `CONNECTIONS_MAX`, further ones are reset
-    a peer that is gone or reads nothing                 the kernel gives up after `PEER_TIMEOUT_MS`
+    a peer that is gone or reads nothing                 `listener` has the kernel give up
 """
 
 import asyncio
 import contextlib
-import socket
 from asyncio import TimerHandle, Transport
 from collections.abc import Iterator
-from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -31,8 +29,6 @@ CONNECTIONS_MAX = 256
 """Replicas, probes and tools of one cluster need tens; each connection costs about 20 KB."""
 
 KEEP_ALIVE_S = 5
-PEER_TIMEOUT_MS = 30_000
-"""TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged, or the window shut, before the kernel resets."""
 
 GRACE_S = 2
 """How long responses may take to end once the server stops."""
@@ -142,48 +138,3 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leaves the signal handlers as they are."""
         yield
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Returns a listening TCP socket whose connections inherit the time-outs of this module.
-
-    Args:
-        host: address or name to listen on; "" is every address.
-        port: 0 picks a free one.
-
-    Raises:
-        OSError: the address is in use or not ours.
-    """
-    failure: OSError | None = None
-    for family, kind, protocol, _, address in _addresses(host, port):
-        try:
-            return _listen_at(socket.socket(family, kind, protocol), address)
-        except OSError as error:
-            failure = error
-    raise failure or OSError(f"no address for {host!r}")
-
-
-def _listen_at(listener: socket.socket, address: Any) -> socket.socket:
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if listener.family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" is every address, IPv4 too
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_TIMEOUT_MS)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PEER_TIMEOUT_MS // 2000)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PEER_TIMEOUT_MS // 6000)
-        listener.bind(address)
-        listener.listen(CONNECTIONS_MAX)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _addresses(host: str, port: int) -> list[tuple[Any, ...]]:
-    addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    if not host:  # the IPv6 wildcard first, for it takes IPv4 too
-        addresses.sort(key=lambda address: address[0] != socket.AF_INET6)
-    return addresses

@@ -6,6 +6,7 @@ a socket of the test. No mount is involved: `tests/mount` has the real processes
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -241,6 +242,18 @@ def link_works(one: StandIn, other: StandIn) -> bool:
     return other.ask("read-link") == "ping"
 
 
+def kill_and_wait(pid: int) -> None:
+    """Kills a process and waits until its parent could reap it; its sockets close a moment earlier."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        assert poller.poll(TIMEOUT_S * 1000)
+    finally:
+        os.close(pidfd)
+
+
 def test_starts_both_processes_with_their_settings_and_a_link(bench: Bench) -> None:
     bench.start()
     filesystem, node = bench.accept_both()
@@ -296,10 +309,8 @@ def test_a_node_process_that_dies_together_with_the_filesystem_process_is_starte
     bench.start()
     filesystem, node = bench.accept_ready()
     bench.signal(signal.SIGSTOP)
-    os.kill(node.pid, signal.SIGKILL)
-    os.kill(filesystem.pid, signal.SIGKILL)
-    assert filesystem.hear() is None
-    assert node.hear() is None
+    kill_and_wait(node.pid)
+    kill_and_wait(filesystem.pid)
     bench.signal(signal.SIGCONT)
     bench.accept_both()
     bench.signal(signal.SIGTERM)

@@ -25,8 +25,8 @@ from litefs.formats.stream import (
     StreamDecoder,
     encode_position_map,
 )
+from litefs.http.listener import listen
 from litefs.http.replication import StreamSettings
-from litefs.http.server import listen
 from litefs.http.service import serve
 from tests.unit.http.fake_node import FakeNode
 

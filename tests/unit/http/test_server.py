@@ -8,7 +8,8 @@ import pytest
 
 from litefs.http import bodies, responses, server
 from litefs.http.followers import FOLLOWERS_MAX
-from litefs.http.server import HEAD_BYTES_MAX, listen
+from litefs.http.listener import PEER_TIMEOUT_MS, listen
+from litefs.http.server import HEAD_BYTES_MAX
 from tests.unit.http.fake_node import FakeNode
 from tests.unit.http.serving import Served
 
@@ -174,5 +175,5 @@ def test_an_address_in_use_is_an_error() -> None:
 
 def test_connections_give_up_on_a_peer_that_is_gone(calm: Served) -> None:
     with listen("127.0.0.1", 0) as listener:
-        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == server.PEER_TIMEOUT_MS
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == PEER_TIMEOUT_MS
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
