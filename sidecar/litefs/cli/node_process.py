@@ -1,0 +1,108 @@
+"""Entry point of the node process: `python -m litefs.cli.node_process`.
+
+Order: the port is bound and the node is joined to the filesystem process before the web framework is loaded,
+for loading it takes longer than all the rest and nothing of it is needed to accept commits.
+
+The process ends in good order on SIGTERM, on SIGINT and when the supervisor closes the control socket; it ends
+with `LINK_LOST` when the filesystem process is gone, and is started anew.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+
+import msgspec
+import uvloop
+
+from litefs.cli.exit_codes import FAILURE, exit_code_of
+from litefs.cli.logs import configure
+from litefs.errors import ConfigError, LiteFSError
+from litefs.http.listener import listen
+from litefs.link.settings import SETTINGS_VARIABLE, NodeReady, NodeSettings
+from litefs.node.node import Node
+
+READY_CHECK_S = 0.02
+"""How often a replica that has not caught up yet is asked whether it has."""
+
+logger = logging.getLogger("litefs")
+
+
+def main() -> int:
+    """Runs the node until it is told to stop. Returns the exit code."""
+    settings = msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=NodeSettings)
+    configure(settings.log, "node")
+    try:
+        with _listen(settings) as listener:
+            return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_run(settings, listener))
+    except LiteFSError as error:
+        logger.error("%s", error)
+        return exit_code_of(error) or FAILURE
+
+
+def _listen(settings: NodeSettings) -> socket.socket:
+    try:
+        return listen(settings.http_host, settings.http_port)
+    except OSError as error:
+        raise ConfigError(f"http.addr {settings.http_host}:{settings.http_port}: {error}") from error
+
+
+async def _run(settings: NodeSettings, listener: socket.socket) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    control = socket.socket(fileno=settings.control_fd)
+    control.setblocking(False)
+    loop.add_reader(control, _read_control, control, stopping)
+    link_lost = False
+
+    def end_with_link() -> None:
+        nonlocal link_lost
+        link_lost = True
+        loop.call_soon_threadsafe(stopping.set)
+
+    node = Node(settings)
+    node.on_link_closed(end_with_link)
+    node.start()
+    from litefs.http.replication import StreamSettings  # noqa: PLC0415 (see the docstring: the order)
+    from litefs.http.service import serve  # noqa: PLC0415
+
+    stream_settings = StreamSettings(compress=settings.compress, snapshot_timeout_s=settings.snapshot_timeout_s)
+    announcing = asyncio.create_task(_announce(node, control))
+    gc.collect()
+    gc.freeze()  # what is loaded now stays; the collector need not walk it again and again
+    try:
+        await serve(node, listener, stream_settings, stopping)
+    finally:
+        announcing.cancel()
+        node.stop()
+    return FAILURE if link_lost else 0
+
+
+async def _announce(node: Node, control: socket.socket) -> None:
+    """Tells the supervisor once that the node serves and has caught up."""
+    while not node.status().ready:
+        await asyncio.sleep(READY_CHECK_S)
+    control.send(msgspec.json.encode(NodeReady()) + b"\n")
+    logger.info("node is ready")
+
+
+def _read_control(control: socket.socket, stopping: asyncio.Event) -> None:
+    """The supervisor says nothing to this process: what can be read is its end."""
+    try:
+        if control.recv(4096):
+            return
+    except BlockingIOError:
+        return
+    except OSError:
+        logger.exception("control socket")
+    asyncio.get_running_loop().remove_reader(control)
+    stopping.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
