@@ -91,10 +91,10 @@ def test_pages_come_out_as_soon_as_they_are_complete() -> None:
     assert decoder.feed(data[:HEADER_SIZE]) == []
     assert decoder.header == image.header
     assert decoder.feed(data[HEADER_SIZE : HEADER_SIZE + 515]) == []
-    assert decoder.feed(data[HEADER_SIZE + 515 : HEADER_SIZE + 517]) == image.pages[:1]
+    assert decoder.feed(data[HEADER_SIZE + 515 : HEADER_SIZE + 516]) == image.pages[:1]
     assert not decoder.done
     assert decoder.unused == b""
-    assert decoder.feed(data[HEADER_SIZE + 517 :]) == image.pages[1:]
+    assert decoder.feed(data[HEADER_SIZE + 516 :]) == image.pages[1:]
     assert decoder.done
 
 

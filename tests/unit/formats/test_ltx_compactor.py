@@ -62,9 +62,10 @@ def history() -> History:
     made = History()
     made.commit(3, p1=1, p2=2, p3=3)
     made.commit(6, flags=FLAG_LZ4, p1=4, p4=5, p5=6, p6=7)
+    made.commit(6, p2=14)
     made.commit(4, p1=8)
-    made.commit(6, p1=9, p6=10)
-    made.commit(6, p2=11)
+    made.commit(7, p1=9, p6=10)
+    made.commit(7, p2=11)
     made.commit(0)
     made.commit(2, p1=12, p2=13)
     return made
@@ -73,8 +74,8 @@ def history() -> History:
 @pytest.mark.parametrize("flags", [0, FLAG_LZ4])
 def test_every_run_leads_where_its_images_lead(history: History, flags: int) -> None:
     after = [*history.before[1:], history.content]
-    for first in range(1, 8):
-        for last in range(first, 8):
+    for first in range(1, 9):
+        for last in range(first, 9):
             header, pages, trailer = decode_image(history.compacted(first, last, flags))
             content = apply(history.before[first - 1], header.commit, pages)
             assert content == after[last - 1], (first, last)
@@ -83,9 +84,9 @@ def test_every_run_leads_where_its_images_lead(history: History, flags: int) -> 
 
 
 def test_the_header_is_that_of_the_run(history: History) -> None:
-    header = decode_image(history.compacted(2, 5))[0]
-    first, last = decode_image(history.images[1])[0], decode_image(history.images[4])[0]
-    merged = replace(first, flags=0, max_txid=Txid(5), commit=6, timestamp_ms=last.timestamp_ms)
+    header = decode_image(history.compacted(2, 6))[0]
+    first, last = decode_image(history.images[1])[0], decode_image(history.images[5])[0]
+    merged = replace(first, flags=0, max_txid=Txid(6), commit=7, timestamp_ms=last.timestamp_ms)
     assert header == replace(merged, node_id=NodeId(0))
 
 
@@ -95,18 +96,20 @@ def test_the_last_image_that_has_a_page_gives_it(history: History) -> None:
 
 
 def test_a_page_lost_and_regained_without_a_write_is_zero(history: History) -> None:
-    pages = dict(decode_image(history.compacted(3, 4))[1])
-    assert pages == {1: page(9), 5: bytes(512), 6: page(10)}
+    pages = dict(decode_image(history.compacted(4, 5))[1])
+    assert pages == {1: page(9), 5: bytes(512), 6: page(10), 7: bytes(512)}
+    # Page 5 of the first image did not outlive the shrinking after the next one.
+    assert dict(decode_image(history.compacted(2, 5))[1])[5] == bytes(512)
 
 
 def test_a_drop_leaves_no_page(history: History) -> None:
-    header, pages, trailer = decode_image(history.compacted(1, 6))
+    header, pages, trailer = decode_image(history.compacted(1, 7))
     assert (header.commit, pages, trailer.post_apply) == (0, [], EMPTY_DATABASE_CHECKSUM)
 
 
 def test_compacting_twice_is_compacting_once(history: History) -> None:
-    halves = [[history.compacted(2, 3)], [history.compacted(4, 5)]]
-    assert decode_image(b"".join(compact(halves))) == decode_image(history.compacted(2, 5))
+    halves = [[history.compacted(2, 3)], [history.compacted(4, 6)]]
+    assert decode_image(b"".join(compact(halves))) == decode_image(history.compacted(2, 6))
 
 
 def test_one_image_comes_back_without_its_node(history: History) -> None:

@@ -138,6 +138,11 @@ def test_header_refuses_a_page_size_that_sqlite_has_not(page_size: int) -> None:
         WalHeader.decode(data)
 
 
+def test_header_says_that_a_magic_is_wrong() -> None:
+    with pytest.raises(FormatError, match="magic"):
+        WalHeader.decode(b"\0" + HEADERS[0].encode()[1:])
+
+
 def test_header_of_another_version_is_told_from_a_damaged_one() -> None:
     data = bytearray(HEADERS[0].encode())
     struct.pack_into(">I", data, 4, 3007001)
