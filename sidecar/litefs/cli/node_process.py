@@ -20,7 +20,7 @@ import uvloop
 
 from litefs.cli.exit_codes import FAILURE, exit_code_of
 from litefs.cli.logs import configure
-from litefs.errors import ConfigError, LiteFSError
+from litefs.errors import LiteFSError
 from litefs.http.listener import listen
 from litefs.link.settings import SETTINGS_VARIABLE, NodeReady, NodeSettings
 from litefs.node.node import Node
@@ -36,18 +36,16 @@ def main() -> int:
     settings = msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=NodeSettings)
     configure(settings.log, "node")
     try:
-        with _listen(settings) as listener:
-            return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_run(settings, listener))
-    except LiteFSError as error:
-        logger.error("%s", error)
-        return exit_code_of(error) or FAILURE
-
-
-def _listen(settings: NodeSettings) -> socket.socket:
-    try:
-        return listen(settings.http_host, settings.http_port)
+        listener = listen(settings.http_host, settings.http_port)
     except OSError as error:
-        raise ConfigError(f"http.addr {settings.http_host}:{settings.http_port}: {error}") from error
+        logger.critical("http.addr %s:%d: %s", settings.http_host, settings.http_port, error)
+        return FAILURE
+    try:
+        with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(settings, listener))
+    except LiteFSError as error:
+        logger.critical("%s", error)
+        return exit_code_of(error) or FAILURE
 
 
 async def _run(settings: NodeSettings, listener: socket.socket) -> int:

@@ -5,7 +5,7 @@ replaces in one step when it is complete. Until then nothing refers to it.
 
 As LiteFS 0.5 does, the change counter (bytes 24–27) and the schema cookie (40–43) of page 1 are set to zero: a
 Go replica that follows us puts the new pages into the same inode, and these two fields are all by which its
-open connections notice. Ours do not need it, for their inode is dead (docs/decisions/040-import-zeroes-two-counters.md).
+open connections notice. Ours do not need it, for their inode is dead: docs/decisions/040-import-zeroes-two-counters.md.
 
 Source: LiteFS 0.5.14, POST /import; sqlite.org/fileformat2.html, section 1.3.7 (when the page count counts).
 """

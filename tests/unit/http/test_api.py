@@ -316,7 +316,7 @@ def test_a_cut_file_is_not_imported_and_leaves_nothing_behind(
 
 
 def test_a_client_that_leaves_during_an_import_leaves_nothing_behind(
-    tmp_path: Path, node: FakeNode, served: Served
+    tmp_path: Path, served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = _sqlite_file(tmp_path / "source.db", rows=20_000)
     with served.connect() as connection:
@@ -324,6 +324,7 @@ def test_a_client_that_leaves_during_an_import_leaves_nothing_behind(
         connection.sendall(head.encode() + content[: len(content) // 2])
     while served.request("POST", "/import?name=a.db", content).status == 409:
         pass  # the server has not noticed yet
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
     assert served.request("GET", "/export?name=a.db").body == _as_imported(content)
 
 
