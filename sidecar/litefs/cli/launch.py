@@ -64,7 +64,7 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         overlay_memory_bytes=config.data.overlay_memory,
         segment_bytes=config.data.segment_size,
         retention_s=config.data.retention,
-        retention_check_s=max(config.data.retention_monitor_interval, 0.0),
+        retention_check_s=config.data.retention_monitor_interval,
         log=log,
     )
     node = NodeSettings(

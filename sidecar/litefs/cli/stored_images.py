@@ -84,24 +84,27 @@ def images_in(path: Path, database: str = "") -> Iterator[StoredImage]:
     Raises:
         LiteFSError: there is no such path or database, or the path is of another kind.
     """
-    if path.is_dir():
-        databases = path / "dbs"
-        if not databases.is_dir():
-            yield from _images_in_directory(path)
-            return
-        if database and not (databases / database).is_dir():
-            raise LiteFSError(f"{path}: there is no database {database}")
-        for name in [database] if database else sorted(os.listdir(databases)):
-            # log/ is ours, ltx/ that of LiteFS 0.5.
-            for folder in ("log", "ltx"):
-                if (databases / name / folder).is_dir():
-                    yield from _images_in_directory(databases / name / folder)
+    if (path / "dbs").is_dir():
+        yield from _images_in_data_directory(path, database)
+    elif path.is_dir():
+        yield from _images_in_directory(path)
     elif not path.exists():
         raise LiteFSError(f"{path}: no such file or directory")
     elif path.suffix in {_IMAGE_SUFFIX, _SEGMENT_SUFFIX}:
         yield from _images_in_file(path)
     else:
         raise LiteFSError(f"{path}: neither {_IMAGE_SUFFIX} nor {_SEGMENT_SUFFIX} nor a directory")
+
+
+def _images_in_data_directory(data_dir: Path, database: str) -> Iterator[StoredImage]:
+    databases = data_dir / "dbs"
+    if database and not (databases / database).is_dir():
+        raise LiteFSError(f"{data_dir}: there is no database {database}")
+    for name in [database] if database else sorted(os.listdir(databases)):
+        # log/ is ours, ltx/ that of LiteFS 0.5.
+        for directory in (databases / name / "log", databases / name / "ltx"):
+            if directory.is_dir():
+                yield from _images_in_directory(directory)
 
 
 def _images_in_directory(directory: Path) -> Iterator[StoredImage]:

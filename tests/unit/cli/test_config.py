@@ -157,6 +157,7 @@ def test_expands_variables_before_reading(load: Load) -> None:
         (MINIMAL + "exec: {cmd: x}", "litefs.yml:2: exec: expected a list"),
         (MINIMAL + "data: {dir: [a]}", "litefs.yml:2: data.dir: expected text"),
         (MINIMAL + "data:\n  retention: 10", 'litefs.yml:3: data.retention: "10" is not a duration: '),
+        (MINIMAL + "data:\n  retention-monitor-interval: 0s", "litefs.yml:3: data.retention-monitor-interval: input"),
         (MINIMAL + "skip-sync: maybe", 'litefs.yml:2: skip-sync: "maybe" is not a boolean: write true or false'),
         (MINIMAL + "http:\n  addr: 20202", 'litefs.yml:3: http.addr: "20202" is not an address: '),
         (MINIMAL + "http: {addr: ':70000'}", 'litefs.yml:2: http.addr: ":70000" is not an address: '),

@@ -93,6 +93,7 @@ def test_a_child_speaks_in_lines_however_they_arrive() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     child = Child("node", spawn(["true"], environment={}), ours, 0.0)
+    assert child.wait(10)  # until its exec it has our sockets open too
     assert child.receive_lines() == []
     theirs.sendall(b"one\ntw")
     assert child.receive_lines() == [b"one"]
@@ -102,7 +103,6 @@ def test_a_child_speaks_in_lines_however_they_arrive() -> None:
     assert child.receive_lines() == []
     assert child.control is None
     assert not child.send(b"x\n", [])
-    assert child.wait(10)
     assert child.reap() == 0
 
 

@@ -43,7 +43,10 @@ poller.register(test, select.POLLIN)
 
 def on_control():
     global link
-    data, fds, _, _ = socket.recv_fds(control, 65536, 4)
+    try:
+        data, fds, _, _ = socket.recv_fds(control, 65536, 4)
+    except ConnectionResetError:  # the supervisor died with something of ours unread
+        data, fds = b"", []
     if fds:
         link = socket.socket(fileno=fds[0])
     for line in data.splitlines():
