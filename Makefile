@@ -17,6 +17,7 @@ setup: .venv/.complete ## install what is missing and build .venv/ with the lite
 	@touch $@
 
 test: lint ## the whole test suite: style, types, layers, unit, faults, mounts
+	@scripts/setup --sqlite-suite
 	$(BIN)/python -m pytest
 
 lint: setup ## ruff, format, mypy --strict, import layers
@@ -36,6 +37,7 @@ bench: setup ## every figure the README quotes
 	$(BIN)/python -m bench
 
 sqlite-suite: setup ## SQLite's own test files, run on a mount
+	@scripts/setup --sqlite-suite
 	tests/sqlite_suite/run
 
 clean: ## remove what the other targets created
