@@ -146,7 +146,7 @@ class Loop:
         self._reader: tuple[int, _Task] | None = None
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = itertools.count()
-        self._stopped = False
+        self._stopped = self._closing = False
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Waiter]] = queue.SimpleQueue()
         self._finished: deque[tuple[Waiter, Any, BaseException | None]] = deque()
         self._threads = 0
@@ -236,10 +236,16 @@ class Loop:
         assert self.current is not None
         self._reader = (fd, self.current)
         await _Suspend()
+        if self._closing:
+            raise ClosedResourceError
 
     def notify_closing(self, fd: int) -> None:
-        """`fd` is about to be closed."""
+        """`fd` is about to be closed: whoever waits for it gets `ClosedResourceError`."""
         self.unwatch(fd)
+        self._closing = True
+        if self._reader is not None:
+            self._ready.append(self._reader[1])
+            self._reader = None
 
     def _resume_reader(self) -> None:
         if self._reader is not None:

@@ -313,6 +313,8 @@ class Operations(pyfuse3.Operations):
         self.inodes.released(inode)
         if handle.wrote and inode.kind is Kind.DATABASE and inode.served is not None and inode.served.load is not None:
             await self.drive(inode.served.finish_load())
+            if inode.served.load is not None:
+                _log.warning("%s: closed without being a whole SQLite database: it stays on this node only", inode.name)
             inode.mtime_ns = time.time_ns()
 
     async def read(self, fh: int, offset: int, size: int) -> bytes:

@@ -7,6 +7,7 @@ the supervisor has detached the mount, or we do it first; then everything is clo
 import array
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -97,6 +98,7 @@ class FilesystemServer:
         self._send_control(Mounted(_mount_device(settings.mount_dir)))
         self._loop.spawn(self._link.serve(), "link")
         self._loop.call_later(settings.retention_check_s, self._tick)
+        signal.signal(signal.SIGTERM, lambda number, frame: self._loop.call_later(0, self._end))
         try:
             self._loop.run(pyfuse3.main(min_tasks=8, max_tasks=WORKERS_MAX))
         finally:
@@ -182,12 +184,16 @@ class FilesystemServer:
     def _send_control(self, message: msgspec.Struct) -> None:
         self._control.sendall(msgspec.json.encode(message) + b"\n")
 
+    def _end(self) -> None:
+        """Ends `run`, which then detaches the mount and closes everything."""
+        pyfuse3.terminate()
+
     def _receive_control(self) -> None:
         data, ancillary, _, _ = self._control.recvmsg(65536, socket.CMSG_SPACE(4))
         if not data:
             _log.info("the supervisor is gone: detaching")
             self._loop.unwatch(self._control.fileno())
-            pyfuse3.terminate()
+            self._end()
             return
         fds = array.array("i")
         for level, kind, payload in ancillary:

@@ -280,9 +280,11 @@ class Database:
         """
         log = self.log
         fds, txid = log.unsynced()
+        void_n = log.void_n
         if fds:
             yield lambda: log.sync_descriptors(fds)
-            log.synced(fds, txid)
+            if log.void_n == void_n:
+                log.synced(fds, txid)
 
     def settle(self) -> Steps[None]:
         """Syncs the log if it has to be, and writes waiting layers into the base; others run meanwhile.

@@ -133,6 +133,7 @@ class Log:
         self.last_txid = 0
         self.durable_txid = 0
         self.size_bytes = 0
+        self.void_n = 0
 
     # ---- appending ----
 
@@ -207,6 +208,7 @@ class Log:
             self._disk.sync("log.void_sync", record.fd)
         except OSError as error:
             raise DiskLostError(f"cannot void transaction {record.max_txid:016x} in {self.directory}: {error}") from error
+        self.void_n += 1  # a sync under way has not seen the image that will bear this txid next
         segment = self._current
         if segment is not None and segment.fd == record.fd and last_txid < record.min_txid:
             segment.end = record.offset

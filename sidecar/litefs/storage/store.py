@@ -83,6 +83,7 @@ class Store:
         old = self.databases.get(name)
         if old is not None:
             served = ServedDatabase(old.database)
+            served.journal, served.wal, served.shm = old.journal, old.wal, old.shm
             old.database.exists = True
             old.database.size = 0
             self.databases[name] = served

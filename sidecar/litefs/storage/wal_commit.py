@@ -248,7 +248,7 @@ class WalCapture:
         if prepared.record is not None:
             if self._carry:
                 self._settle_carry(places)
-            database.stale.update(places)
+            database.stale.update(pgno for pgno in places if pgno <= prepared.commit)
             database.accept(prepared)
 
     def _page(self, places: dict[int, int], pgno: int) -> bytes:
