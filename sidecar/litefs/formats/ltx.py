@@ -264,9 +264,9 @@ def _page_block_end(data: bytes | bytearray | memoryview, page_size: int) -> int
 def _lz4_frame_end(data: bytes | bytearray | memoryview) -> int:
     """Source: LZ4 frame format 1.6.1 (magic, FLG, BD, HC, blocks, end mark 0, content checksum)."""
     magic, flg = struct.unpack_from("<4sB", data, HEADER_SIZE)
-    if magic != LZ4_MAGIC or flg & 0b1100_0000 != 0b0100_0000:
-        raise FormatError("LTX image: no LZ4 frame")
-    offset = HEADER_SIZE + 7 + 8 * bool(flg & 8) + 4 * bool(flg & 1)
+    if magic != LZ4_MAGIC or flg & 0b1100_0001 != 0b0100_0000:
+        raise FormatError("LTX image: no LZ4 frame of version 1 without a dictionary")
+    offset = HEADER_SIZE + 7 + 8 * bool(flg & 8)
     block_checksum_size = 4 * bool(flg & 16)
     while size := _LZ4_SIZE.unpack_from(data, offset)[0]:
         offset += 4 + (size & 0x7FFFFFFF) + block_checksum_size

@@ -58,6 +58,10 @@ def test_page_checksums_are_those_of_go() -> None:
             assert page_checksums(data, vector["page_size"], vector["pgno"]) == [int(vector["page_checksum"], 16)]
 
 
+def test_page_checksum_that_the_go_tests_state() -> None:
+    assert page_checksum(1, b"\x01" * 512) == 0xE4E4AAA102377EEE
+
+
 def test_database_checksums_are_those_of_go() -> None:
     for vector in VECTORS["databases"]:
         if vector["fills"]:

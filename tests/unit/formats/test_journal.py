@@ -220,7 +220,7 @@ def test_super_journal_name_is_read_from_the_end() -> None:
     assert super_name(with_super_journal(journal, b"/mnt/a.db-mjE333F09B2")) == b"/mnt/a.db-mjE333F09B2"
     assert super_name(with_super_journal(b"", b"n")) == b"n"
     # Bytes above 127 are summed as negative numbers.
-    name = "/mnt/ä-mj".encode()
+    name = b"/mnt/\x7f\x80\xff-mj"
     signed = sum(byte - 256 * (byte > 127) for byte in name) & 0xFFFFFFFF
     assert super_name(with_super_journal(journal, name, checksum=signed)) == name
     assert super_name(with_super_journal(journal, name)) is None

@@ -355,6 +355,17 @@ def test_frames_of_other_lz4_writers_are_read(options: dict[str, object]) -> Non
         assert image_size(data) == len(data)
 
 
+@pytest.mark.parametrize("frame_start", ["00000000", "50 2a 4d 18", "04 22 4d 18 24", "04 22 4d 18 65"])
+def test_what_is_no_plain_lz4_frame_has_no_size(frame_start: str) -> None:
+    data = bytearray(named("transaction-lz4").encode())
+    start = bytes.fromhex(frame_start)
+    data[HEADER_SIZE : HEADER_SIZE + len(start)] = start
+    with pytest.raises(FormatError):
+        image_size(data)
+    with pytest.raises((FormatError, NeedMoreData)):
+        decode_image(data)
+
+
 def test_our_lz4_frame_begins_as_that_of_go() -> None:
     for image in IMAGES:
         if image.header.is_lz4:

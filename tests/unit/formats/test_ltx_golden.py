@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from litefs.errors import ChecksumError, FormatError, NeedMoreData
-from litefs.formats.checksum import database_checksum, page_checksums
-from litefs.formats.ltx import HEADER_SIZE, LtxHeader, image_name, image_size
+from litefs.formats.checksum import CHECKSUM_FLAG, EMPTY_DATABASE_CHECKSUM, database_checksum, page_checksums
+from litefs.formats.ltx import HEADER_SIZE, LtxHeader, LtxTrailer, image_name, image_size
 from litefs.formats.ltx_compactor import compact
 from litefs.formats.ltx_decoder import LtxDecoder, decode_image
 from litefs.formats.ltx_encoder import LtxEncoder, encode_image
-from litefs.formats.position import ZERO_POS, Pos, parse_pos
+from litefs.formats.position import ZERO_POS, Checksum, Pos, Txid, parse_pos
 from tests.unit.formats import golden
 
 MANIFEST = golden.load("ltx/manifest.json")
@@ -194,3 +194,34 @@ def test_compacts_as_the_backup_of_the_go_version_does() -> None:
             assert compacted == expected
             compared += 1
     assert compared == 3
+
+
+# ---- single checksums that the Go version's tests state ----
+
+
+@pytest.mark.parametrize(("flags", "file_checksum"), [(0, 0xC8D8C55BDE12FE8D), (1, 0xBDC35CF8B5A3384C)])
+def test_file_checksum_of_a_snapshot_is_that_of_go(flags: int, file_checksum: int) -> None:
+    header = LtxHeader(
+        flags=flags,
+        page_size=512,
+        commit=2,
+        min_txid=Txid(1),
+        max_txid=Txid(4),
+        timestamp_ms=0,
+        pre_apply=Checksum(0),
+    )
+    image = encode_image(header, [(1, b"\x03" * 512), (2, b"\x02" * 512)], CHECKSUM_FLAG + 3000)
+    assert LtxTrailer.decode(image[-16:]).file_checksum == file_checksum
+
+
+def test_file_checksum_of_a_drop_is_that_of_go() -> None:
+    header = LtxHeader(
+        page_size=4096,
+        commit=0,
+        min_txid=Txid(2),
+        max_txid=Txid(2),
+        timestamp_ms=0,
+        pre_apply=Checksum(CHECKSUM_FLAG + 1),
+    )
+    image = encode_image(header, [], EMPTY_DATABASE_CHECKSUM)
+    assert LtxTrailer.decode(image[-16:]).file_checksum == 0xA5B07BA28B323BF4

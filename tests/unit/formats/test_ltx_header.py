@@ -12,6 +12,7 @@ from litefs.formats.ltx import (
     LtxHeader,
     LtxTrailer,
     check_post_apply,
+    check_snapshot_page_n,
     image_name,
 )
 from litefs.formats.position import Checksum, NodeId, Pos, Txid
@@ -180,6 +181,15 @@ def test_post_apply_checksum_must_fit_the_header() -> None:
     for header, post_apply in [(SNAPSHOT, 0), (SNAPSHOT, 5), (DROP, CHECKSUM_FLAG | 5)]:
         with pytest.raises(FormatError):
             check_post_apply(header, post_apply)
+
+
+@pytest.mark.parametrize(("commit", "page_n"), [(0, 0), (16384, 16384), (16385, 16384), (16386, 16385)])
+def test_a_snapshot_has_every_page_but_the_lock_page(commit: int, page_n: int) -> None:
+    header = replace(SNAPSHOT, page_size=65536, commit=commit)
+    check_snapshot_page_n(header, page_n)
+    for wrong in (page_n - 1, page_n + 1):
+        with pytest.raises(FormatError):
+            check_snapshot_page_n(header, wrong)
 
 
 def test_image_name_is_that_of_the_go_tools() -> None:

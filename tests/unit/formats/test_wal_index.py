@@ -10,14 +10,22 @@ from litefs.errors import ChecksumError, FormatError, NeedMoreData
 from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, FrameHeader, WalHeader, wal_checksum
 from litefs.formats.wal_index import (
     BACKFILL_ATTEMPTED_OFFSET,
+    BACKFILL_OFFSET,
     CHECKPOINT_INFO_OFFSET,
     CHECKPOINT_INFO_SIZE,
     HASH_OFFSET,
     HASH_SLOT_N,
     HEADER_COPY_OFFSETS,
     INDEX_HEADER_SIZE,
+    LOCK_CHECKPOINT,
+    LOCK_DMS,
     LOCK_OFFSET,
+    LOCK_READ0,
+    LOCK_RECOVER,
+    LOCK_WRITE,
+    READ_MARK_N,
     READ_MARK_UNUSED,
+    READ_MARKS_OFFSET,
     REGION0_FRAME_N,
     REGION_FRAME_N,
     REGION_SIZE,
@@ -144,6 +152,11 @@ def test_page_numbers_and_hash_slots_fill_a_region_without_overlap() -> None:
     assert pgno_offset(1, 1) == REGION_SIZE
     assert pgno_offset(1, REGION_FRAME_N) + 4 == REGION_SIZE + HASH_OFFSET == hash_offset(1, 0)
     assert hash_offset(0, HASH_SLOT_N - 1) + 2 == REGION_SIZE
+
+
+def test_lock_bytes_and_marks_lie_where_sqlite_has_them() -> None:
+    assert (BACKFILL_OFFSET, READ_MARKS_OFFSET, READ_MARKS_OFFSET + 4 * READ_MARK_N) == (96, 100, LOCK_OFFSET)
+    assert (LOCK_WRITE, LOCK_CHECKPOINT, LOCK_RECOVER, LOCK_READ0, LOCK_DMS) == (120, 121, 122, 123, 128)
 
 
 def test_hash_is_that_of_sqlite() -> None:
