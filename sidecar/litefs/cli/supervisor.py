@@ -34,6 +34,7 @@ STABLE_AFTER_S = 10.0  # a child that lived this long starts its back-off anew
 START_ATTEMPTS = 5  # deaths before the node was ever ready: 1.5 s of attempts, then the container runtime's turn
 EXIT_CONFIG_REFUSED = 2  # no second attempt changes this
 DYING_S = 0.5
+HIDDEN_NAMES_SHOWN = 5
 
 # Wind-up: 8 s for each of the two processes at worst, within the 30 s that Kubernetes grants by default.
 STOP_BY_CLOSING_S = 5.0
@@ -115,6 +116,7 @@ class Supervisor:
             # Below a mount that was left on purpose nothing is created, nor is it looked at.
             if not fuse_connections_at(mount_dir):
                 os.makedirs(mount_dir, exist_ok=True)
+                _close_mount_point(mount_dir)
         except OSError as error:
             self._fail(f"cannot prepare the directories: {error}", 1)
 
@@ -165,10 +167,24 @@ class Supervisor:
             self._start_node()
 
     def _start_filesystem(self) -> None:
+        self._report_hidden_files()
         ours, theirs = socket.socketpair()
         self._replace_link(ours)
         with theirs:
             self._filesystem = self._start("filesystem", theirs)
+
+    def _report_hidden_files(self) -> None:
+        """Says so when an application wrote into the mount point while nothing was mounted on it."""
+        mount_dir = self._plan.mount_dir
+        if fuse_connections_at(mount_dir) or not os.path.isdir(mount_dir):
+            return
+        if names := os.listdir(mount_dir):
+            shown = ", ".join(sorted(names)[:HIDDEN_NAMES_SHOWN])
+            self._log(
+                "ERROR",
+                f"{len(names)} files lie in {mount_dir} below the mount, hidden and not replicated "
+                f"(written while nothing was mounted?): {shown}",
+            )
 
     def _start_node(self) -> None:
         assert self._link_for_node is not None
@@ -352,6 +368,16 @@ class Supervisor:
         else:
             line = f"{stamp + ' ' if self._plan.log_timestamp else ''}{level} supervisor: {message}"
         print(line, file=sys.stderr, flush=True)
+
+
+def _close_mount_point(mount_dir: str) -> None:
+    """Keeps applications that are not root from writing into the directory while nothing is mounted on it.
+
+    They would create a database there that nobody replicates and the next mount hides. An ordinary user must leave it
+    open: fusermount3 mounts only where its caller may write.
+    """
+    if os.geteuid() == 0 and not os.listdir(mount_dir):
+        os.chmod(mount_dir, 0o555)  # noqa: S103 -- narrower than it was
 
 
 def _signal_pipe() -> int:

@@ -480,3 +480,20 @@ def test_directories_that_cannot_be_made_end_it(bench: Bench) -> None:
     bench.start()
     assert bench.wait() == 1
     assert "cannot prepare the directories" in bench.log()
+
+
+def test_the_mount_point_is_closed_to_others_while_nothing_is_mounted(bench: Bench) -> None:
+    bench.start()
+    bench.accept_both()
+    mode = (bench.directory / "mnt").stat().st_mode & 0o777
+    assert mode == 0o555 if os.geteuid() == 0 else mode & 0o200
+
+
+def test_files_below_the_mount_are_reported(bench: Bench) -> None:
+    bench.start()
+    filesystem, _ = bench.accept_ready()
+    (bench.directory / "mnt" / "shadow.db").touch()
+    os.kill(filesystem.pid, signal.SIGKILL)
+    bench.accept_both()
+    assert "1 files lie in " in bench.log()
+    assert bench.log().count("shadow.db") == 1
