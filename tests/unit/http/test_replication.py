@@ -124,10 +124,11 @@ def test_sends_every_image_when_the_feed_skipped_positions(node: FakeNode, serve
 
 def test_never_sends_an_image_that_is_not_committed(node: FakeNode, served: Served) -> None:
     node.create("a.db")
+    behind = node.commit("a.db", 1)
     here = node.commit("a.db", 1)
-    with served.follow({"a.db": here}) as stream:
-        stream.until_ready()
-        node.prepare("a.db", 1)
+    node.prepare("a.db", 1)
+    with served.follow({"a.db": behind}) as stream:
+        assert [image.pos for image in stream.until_ready()] == [here]
         node.publish("a.db")
         assert isinstance(stream.next(), HeartbeatFrame)
 

@@ -88,8 +88,9 @@ def test_stray_bytes_behind_a_request_do_not_end_its_stream(
 ) -> None:
     monkeypatch.setattr(server, "HEAD_DEADLINE_S", 0.05)
     with served.connect() as connection:
-        connection.sendall(STREAM_HEAD + b"Content-Length: 4\r\n\r\n\0\0\0\0\r\n")
-        received, began = b"", time.monotonic()
+        connection.sendall(STREAM_HEAD + b"Content-Length: 4\r\n\r\n\0\0\0\0")
+        received, began = connection.recv(1 << 16), time.monotonic()
+        connection.sendall(b"\r\n")
         while received.count(b"\0\0\0\x07\0\0\1") < 2:  # two heartbeats, a second apart
             data = connection.recv(1 << 16)
             assert data
@@ -125,9 +126,11 @@ def test_a_follower_that_reads_nothing_is_dropped_and_its_snapshot_closed(
     node.create("big.db", page_size=65536)
     node.commit("big.db", *range(1, 300))
     with served.connect() as connection:
+        began = time.monotonic()
         connection.sendall(STREAM_HEAD + b"Content-Length: 4\r\n\r\n\0\0\0\0")
         while served.request("GET", "/status").body.find(b'"followers":[]') < 0 or not node.snapshot_n:
             pass
+        assert time.monotonic() < began + 5
         assert not node.open_snapshots
         received = _rest(connection)
     assert len(received) < len(node.all["big.db"].content)
