@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from litefs.errors import FormatError
 from litefs.formats.ltx import HEADER_SIZE, LtxHeader
 from litefs.http.feed import CommitFeed
-from litefs.http.node_view import NodeStatus, NodeView
+from litefs.http.node_view import NodeView
+from litefs.node.node_status import NodeStatus
 from litefs.http.pump import Write, pump
 from litefs.link.messages import DatabaseInfo
 from litefs.storage.log_reader import LogGapError, LogReader

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from litefs.http.followers import Follower
-from litefs.http.node_view import NodeStatus
+from litefs.node.node_status import NodeStatus
 from litefs.link.messages import DatabaseInfo
 
 

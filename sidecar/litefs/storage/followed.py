@@ -66,7 +66,7 @@ def _check_follows(database: Database, header: LtxHeader) -> None:
 def _expect(database: Database, header: LtxHeader, post_apply: int, record: LogRecord) -> int:
     if not database.page_n and not database.expected:
         database.learn_page_size(header.page_size)
-    if not database.expected and post_apply == database.checksum and header.commit == database.page_n and database.txid:
+    if not database.expected and post_apply == database.checksum and header.commit == database.page_n:
         # It changes nothing, so there is nothing to apply: only the position moves.
         database.accept(
             Prepared(

@@ -40,6 +40,9 @@ from litefs.storage.log_format import (
 
 _log = logging.getLogger("litefs.storage")
 
+DECODE_BYTES = 64 << 10
+"""LZ4 may expand 255 times: this bounds what one step of the decoder returns to 16 MiB."""
+
 Progress = Callable[[str, int, int], None]
 """Called with (database, bytes verified, bytes in all)."""
 
@@ -176,7 +179,7 @@ def _decode(disk: Disk, record: FoundRecord) -> Iterable[tuple[LtxDecoder, list[
     decoder = LtxDecoder()
     offset, end = record.offset, record.offset + record.header.length
     while offset < end:
-        data = disk.read("recovery.image", record.segment.fd, min(WRITE_RUN_BYTES, end - offset), offset)
+        data = disk.read("recovery.image", record.segment.fd, min(DECODE_BYTES, end - offset), offset)
         if not data:
             break
         offset += len(data)

@@ -27,7 +27,8 @@ from litefs.storage.log_reader import ImageRef, LogReader
 RUN_BYTES = 256 << 10
 """Pages are read and handed out in runs of this size: per-call costs vanish, memory stays small."""
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 64 << 10
+"""LZ4 may expand 255 times: this bounds what one step of the decoder returns to 16 MiB."""
 
 
 class OpenedSnapshot(Protocol):

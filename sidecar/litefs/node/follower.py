@@ -1,0 +1,265 @@
+"""Follows the primary: one connection, its images into the local log, their pages through the mount.
+
+Strategy: a thread with blocking sockets; what comes is verified, put into the log by the filesystem process,
+and queued for the applier of its database. A peer that breaks the protocol, or is silent for
+`SILENCE_MAX_S`, loses the connection; nothing of the image under way is kept.
+
+Positions: the follower asks for what follows the last image in its log, applied or not. Where the primary
+answers with a snapshot, the database is replaced as a whole.
+"""
+
+import http.client
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from litefs.errors import FormatError, LinkClosedError, LiteFSError, PeerError, PositionMismatchError
+from litefs.formats.position import Checksum, Pos, Txid
+from litefs.formats.stream import (
+    DropDbFrame,
+    EndFrame,
+    Event,
+    HandoffFrame,
+    HeartbeatFrame,
+    HwmFrame,
+    LtxChunk,
+    LtxEnd,
+    LtxFrame,
+    ReadyFrame,
+    StreamDecoder,
+    encode_position_map,
+)
+from litefs.link import messages as m
+from litefs.node.image_receiver import ImageReceiver
+from litefs.node.replicas import Replicas
+
+SILENCE_MAX_S = 10.0
+"""The primary sends a heartbeat each second."""
+
+RECEIVE_BYTES = 64 << 10
+BACKOFF_MAX_FACTOR = 8
+PROGRESS_EVERY_S = 5.0
+LAG_EVERY_S = 0.1
+
+_log = logging.getLogger("litefs.node")
+
+
+@dataclass(slots=True)
+class FollowerState:
+    """What the rest of the node may know.
+
+    Attributes:
+        is_connected: a stream is open.
+        is_ready: the primary has said once that we have caught up.
+        timestamp_ms: newest time stamp of the primary, Unix milliseconds; -1: none yet.
+        cluster_id: as the primary names it; "" while unknown.
+    """
+
+    is_connected: bool = False
+    is_ready: bool = False
+    timestamp_ms: int = -1
+    cluster_id: str = ""
+
+
+class Follower:
+    """Streams from one primary until it is stopped."""
+
+    def __init__(
+        self,
+        url: str,
+        hostname: str,
+        node_id: int,
+        data_dir: Path,
+        reconnect_delay_s: float,
+        replicas: Replicas,
+        check_cluster: Callable[[str], None],
+    ) -> None:
+        """Args: check_cluster: raises PeerError when the primary's cluster is not ours."""
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "localhost", parts.port or 20202
+        self._hostname = hostname
+        self._node_id = node_id
+        self._data_dir = data_dir
+        self._reconnect_delay_s = reconnect_delay_s
+        self._replicas = replicas
+        self._check_cluster = check_cluster
+        self._stopping = threading.Event()
+        self._connection: http.client.HTTPConnection | None = None
+        self._receiver: ImageReceiver | None = None
+        self._name = ""
+        self._begun = self._said = 0.0
+        self._lag_said = 0.0
+        self.state = FollowerState()
+
+    def start(self) -> None:
+        """Begins to follow, on a thread."""
+        threading.Thread(target=self._run, name="follower", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends the stream."""
+        self._stopping.set()
+        connection = self._connection
+        if connection is not None and connection.sock is not None:
+            try:
+                connection.sock.shutdown(2)
+            except OSError:
+                pass  # it is closed already
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                self._follow()
+                failures = 0
+            except LinkClosedError:
+                return
+            except (LiteFSError, OSError, http.client.HTTPException) as error:
+                if not self._stopping.is_set():
+                    _log.warning("stream from %s:%d: %s", self._host, self._port, error or type(error).__name__)
+                failures = 0 if self.state.is_connected else failures + 1
+            finally:
+                self._disconnected()
+            delay_s = self._reconnect_delay_s * min(2**failures, BACKOFF_MAX_FACTOR)
+            self._stopping.wait(delay_s * random.uniform(0.5, 1.0))
+
+    def _disconnected(self) -> None:
+        if self._receiver is not None:
+            self._receiver.abort()
+            self._receiver = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self.state.is_connected:
+            self.state.is_connected = False
+            self._replicas.tell(m.SetPrimary(""))
+
+    # ---- one connection ----
+
+    def _follow(self) -> None:
+        connection = self._connection = http.client.HTTPConnection(self._host, self._port, timeout=SILENCE_MAX_S)
+        body = encode_position_map(self._replicas.positions())
+        headers = {"Litefs-Id": f"{self._node_id:016X}", "Content-Type": "application/octet-stream"}
+        connection.request("POST", "/stream", body=body, headers=headers)
+        response = connection.getresponse()
+        if response.status != http.client.OK:
+            reason = response.read(1024).decode("utf-8", "replace").strip()
+            raise PeerError(f"{response.status} {reason}")
+        cluster_id = response.headers.get("Litefs-Cluster-Id", "")
+        self._check_cluster(cluster_id)
+        self.state.cluster_id = cluster_id
+        self.state.is_connected = True
+        self._replicas.tell(m.SetPrimary(self._hostname or self._host))
+        _log.info("following %s:%d", self._host, self._port)
+        decoder = StreamDecoder()
+        while data := response.read1(RECEIVE_BYTES):
+            for event in decoder.feed(data):
+                if isinstance(event, EndFrame):
+                    return
+                self._take(event)
+        decoder.finish()
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case LtxChunk():
+                self._take_chunk(event.data)
+            case LtxEnd():
+                self._take_image()
+            case LtxFrame():
+                self._name = event.name
+                self._receiver = ImageReceiver(
+                    event.name, self._data_dir, is_known=self._replicas.is_known(event.name)
+                )
+                self._begun = self._said = time.monotonic()
+            case HeartbeatFrame():
+                self._heard(event.timestamp_ms)
+            case ReadyFrame():
+                self.state.is_ready = True
+            case DropDbFrame():
+                _log.info("%s: the primary does not have it; kept", event.name)
+            case HwmFrame() | HandoffFrame() | EndFrame():
+                pass  # backups and leases are not built yet
+
+    def _heard(self, timestamp_ms: int) -> None:
+        self.state.timestamp_ms = timestamp_ms
+        now = time.monotonic()
+        if self.state.is_ready and now - self._lag_said >= LAG_EVERY_S:
+            self._lag_said = now
+            self._replicas.tell(m.SetLag(timestamp_ms))
+
+    # ---- images ----
+
+    def _take_chunk(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None:
+            raise PeerError("a chunk outside an image")
+        try:
+            receiver.feed(data)
+        except FormatError as error:
+            raise PeerError(f"{self._name}: {error}") from error
+        if receiver.is_replacement:
+            self._report_progress(receiver)
+
+    def _take_image(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is None:
+            raise PeerError("the end of an image that did not begin")
+        try:
+            receiver.finish()
+            if receiver.is_replacement:
+                self._replace(receiver)
+            else:
+                self._append(receiver)
+        except FormatError as error:
+            receiver.abort()
+            raise PeerError(f"{self._name}: {error}") from error
+        except BaseException:
+            receiver.abort()
+            raise
+        self._heard(max(receiver.header.timestamp_ms, self.state.timestamp_ms))
+
+    def _append(self, receiver: ImageReceiver) -> None:
+        if receiver.spool_path is None:
+            answer = self._replicas.call(m.AppendImage(self._name, receiver.encoded()))
+        else:
+            answer = self._replicas.call(m.AppendSpooledImage(self._name, str(receiver.spool_path)))
+        if isinstance(answer, m.Rejected):
+            raise PositionMismatchError(f"{self._name}: {answer.reason}")
+        image = receiver.image()
+        receiver.discard_spool()
+        post_apply = Pos(txid=Txid(image.header.max_txid), checksum=Checksum(receiver.post_apply))
+        self._replicas.apply(self._name, image, post_apply)
+
+    def _replace(self, receiver: ImageReceiver) -> None:
+        header = receiver.header
+        self._replicas.replace(
+            m.PrepareReplacement(
+                name=self._name,
+                txid=header.max_txid,
+                checksum=receiver.post_apply,
+                page_size=header.page_size,
+                page_n=header.commit,
+                timestamp_ms=header.timestamp_ms,
+            )
+        )
+        elapsed_s = max(time.monotonic() - self._begun, 1e-3)
+        _log.info(
+            "%s: snapshot at %016x taken over: %d pages, %.1f MB in %.1f s (%.0f MB/s)",
+            self._name,
+            header.max_txid,
+            header.commit,
+            receiver.size / 1e6,
+            elapsed_s,
+            header.commit * header.page_size / elapsed_s / 1e6,
+        )
+
+    def _report_progress(self, receiver: ImageReceiver) -> None:
+        now = time.monotonic()
+        if now - self._said >= PROGRESS_EVERY_S:
+            self._said = now
+            rate = receiver.size / (now - self._begun) / 1e6
+            _log.info("%s: snapshot: %.0f MB received (%.0f MB/s)", self._name, receiver.size / 1e6, rate)

@@ -1,0 +1,186 @@
+"""One image on its way from a peer: verified whole before anything of it is offered to storage.
+
+Strategy: small images stay in memory; larger ones go to a file in the spool directory; snapshots go page by
+page into the incoming files of their database. Memory is bounded in every case, whatever the peer sends.
+"""
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO
+
+from litefs.errors import FormatError
+from litefs.formats.ltx import LtxHeader
+from litefs.formats.ltx_decoder import LtxDecoder
+from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE
+from litefs.node.applier import Image
+from litefs.node.mounted_database import Page
+from litefs.storage.incoming import IncomingDatabase
+
+MEMORY_BYTES = 1 << 20
+"""Larger images are spooled: a message to the filesystem process is copied several times."""
+
+FEED_BYTES = 64 << 10
+"""LZ4 may expand 255 times, so this bounds what one step of the decoder can return to 16 MiB."""
+
+SMALL_SNAPSHOT_PAGES = 256
+"""A new database of so few pages comes as an ordinary image: no replacement, no new inode."""
+
+
+class ImageReceiver:
+    """Takes the bytes of one image.
+
+    Attributes:
+        header: known once 100 bytes are there.
+        is_replacement: the pages go into the incoming files instead of the log.
+        spool_path: where the image lies, if it is large.
+    """
+
+    def __init__(self, name: str, data_dir: Path, *, is_known: bool) -> None:
+        """Args: name: of the database, checked; is_known: the database has a position here."""
+        self._name = name
+        self._data_dir = data_dir
+        self._is_known = is_known
+        self._decoder = LtxDecoder()
+        self._memory = bytearray()
+        self._pages: list[Page] = []
+        self._first_page = b""
+        self._incoming: IncomingDatabase | None = None
+        self._fd = -1
+        self.size = 0
+        self.spool_path: Path | None = None
+        self.is_replacement = False
+        self.checksum = 0
+
+    @property
+    def header(self) -> LtxHeader:
+        """The image's header.
+
+        Raises:
+            FormatError: the image ended before it.
+        """
+        header = self._decoder.header
+        if header is None:
+            raise FormatError("image without a header")
+        return header
+
+    @property
+    def post_apply(self) -> int:
+        """The checksum of the database after the image."""
+        trailer = self._decoder.trailer
+        assert trailer is not None, "finish() was not called"
+        return trailer.post_apply
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes.
+
+        Raises:
+            FormatError: they are no image.
+            OSError: the disk cannot take it.
+        """
+        view = memoryview(data)
+        for start in range(0, len(view), FEED_BYTES):
+            piece = view[start : start + FEED_BYTES]
+            pages = self._decoder.feed(piece)
+            self._decide()
+            if not self.is_replacement:
+                self._keep(bytes(piece))
+            if pages:
+                self._take_pages(pages)
+            if self._decoder.unused:
+                raise FormatError("bytes behind the end of an image")
+        self.size += len(view)
+
+    def finish(self) -> None:
+        """Says that all bytes are there.
+
+        Raises:
+            FormatError: the image is incomplete.
+        """
+        if not self._decoder.done:
+            raise FormatError("image is cut short")
+        if self._incoming is not None:
+            self.checksum = self._incoming.finish()
+            if self.checksum != self.post_apply and self.header.commit:
+                raise FormatError(f"{self._name}: pages of the snapshot give {self.checksum:016x}, not {self.post_apply:016x}")
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def image(self) -> Image:
+        """Returns what the applier needs."""
+        pages, path = self._pages, self.spool_path
+        if path is None:
+            return Image(header=self.header, pages=lambda: pages, first_page=self._first_page)
+        # The name goes as soon as the image is in the log; the file itself with this object, once it is applied.
+        file = path.open("rb")
+        return Image(header=self.header, pages=lambda: decode_file(file), first_page=self._first_page)
+
+    def encoded(self) -> bytes:
+        """Returns the bytes of an image that stayed in memory."""
+        return bytes(self._memory)
+
+    def abort(self) -> None:
+        """Removes what was written."""
+        if self._incoming is not None:
+            self._incoming.abort()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self.discard_spool()
+
+    def discard_spool(self) -> None:
+        """Removes the spooled file's name, if there is one."""
+        if self.spool_path is not None:
+            self.spool_path.unlink(missing_ok=True)
+
+    def _decide(self) -> None:
+        header = self._decoder.header
+        if header is None or self._incoming is not None or self.is_replacement or self.size:
+            return
+        small = header.commit <= SMALL_SNAPSHOT_PAGES and not self._is_known
+        if header.is_snapshot and not small:
+            self.is_replacement = True
+            self._incoming = IncomingDatabase(self._data_dir / "dbs" / self._name, header.page_size, header.commit)
+
+    def _keep(self, data: bytes) -> None:
+        if self._fd >= 0:
+            os.write(self._fd, data)
+        elif len(self._memory) + len(data) <= MEMORY_BYTES:
+            self._memory += data
+        else:
+            self.spool_path = self._data_dir / "spool" / f"{secrets.token_hex(8)}.ltx"
+            self._fd = os.open(self.spool_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.write(self._fd, self._memory)
+            os.write(self._fd, data)
+            self._memory.clear()
+            self._pages.clear()
+
+    def _take_pages(self, pages: list[tuple[int, bytes]]) -> None:
+        if pages[0][0] == 1:
+            self._first_page = pages[0][1][:DATABASE_HEADER_SIZE]
+        if self._incoming is not None:
+            for first, run in runs(pages):
+                self._incoming.write_pages(first, run)
+        elif self._fd < 0:
+            self._pages.extend(pages)
+
+
+def runs(pages: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Yields (first pgno, joined pages) of each contiguous run."""
+    for _, group in groupby(enumerate(pages), key=lambda item: item[1][0] - item[0]):
+        members = [page for _, page in group]
+        yield members[0][0], b"".join(page for _, page in members)
+
+
+def decode_file(file: BinaryIO) -> Iterator[Page]:
+    """Yields the pages of an image in a file, from its start."""
+    file.seek(0)
+    decoder = LtxDecoder()
+    while not decoder.done:
+        data = file.read(FEED_BYTES)
+        if not data:
+            raise FormatError("image is cut short")
+        yield from decoder.feed(data)

@@ -1,0 +1,26 @@
+"""What a node says of itself, to the HTTP API and to the command line."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """Where a node stands.
+
+    Attributes:
+        node_id: random per process; the `Litefs-Id` header and the author of images.
+        cluster_id: `LFSC` and 16 hexadecimal digits, or "" while unknown.
+        is_primary: this node accepts commits now.
+        candidate: this node may become primary.
+        primary_hostname: of the current primary, itself included; "" if none is known.
+        ready: it is the primary, or has caught up with one since it started.
+        lag_ms: age of the newest sign of the primary; 0 on the primary, None before the first sign.
+    """
+
+    node_id: int
+    cluster_id: str
+    is_primary: bool
+    candidate: bool
+    primary_hostname: str
+    ready: bool
+    lag_ms: int | None

@@ -1,0 +1,75 @@
+"""Keeps every wal-index of the mount mapped, to tell old connections when the mount dies.
+
+A WAL connection with all pages in its cache looks at the shared memory only; after a restart of the
+filesystem process it would go on with what it had, for ever and without an error. Its mapping and ours are
+the same page of memory: when the link breaks, both copies of the header are zeroed there, and its next read
+finds out. No file is truncated under a mapping, so nobody dies of SIGBUS.
+"""
+
+import logging
+import mmap
+import os
+import queue
+import threading
+import time
+
+HEADERS_SIZE = 96
+UNUSED_OFFSET = 132
+"""Four bytes that SQLite does not use, in the page of the headers: written to have the page mapped writable."""
+
+MAPPED_BYTES = 4096
+SIZE_TIMEOUT_S = 2.0
+"""SQLite makes the file empty and extends it a moment later."""
+
+_log = logging.getLogger("litefs.node")
+
+
+class ShmGuard:
+    """Maps wal-indexes on a thread of its own, as they appear."""
+
+    def __init__(self, mount_dir: str) -> None:
+        """Args: mount_dir: absolute path of the mount point."""
+        self._mount_dir = mount_dir
+        self._maps: dict[str, mmap.mmap] = {}
+        self._names: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="shm-guard", daemon=True)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def add(self, name: str) -> None:
+        """Has the `-shm` of a database mapped, instead of the one that bore its name before."""
+        self._names.put(name)
+
+    def zero_all(self) -> None:
+        """The mount is dead: no header is to be believed any more."""
+        for mapped in list(self._maps.values()):
+            mapped[:HEADERS_SIZE] = bytes(HEADERS_SIZE)
+
+    def zero(self, name: str) -> None:
+        """The database was replaced: its connections must not go on."""
+        mapped = self._maps.get(name)
+        if mapped is not None:
+            mapped[:HEADERS_SIZE] = bytes(HEADERS_SIZE)
+
+    def _run(self) -> None:
+        while (name := self._names.get()) is not None:
+            try:
+                self._map(name)
+            except OSError as error:
+                _log.debug("%s-shm: %s", name, error)
+
+    def _map(self, name: str) -> None:
+        fd = os.open(os.path.join(self._mount_dir, name + "-shm"), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            deadline = time.monotonic() + SIZE_TIMEOUT_S
+            while os.fstat(fd).st_size < MAPPED_BYTES:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.005)
+            mapped = mmap.mmap(fd, MAPPED_BYTES)
+        finally:
+            os.close(fd)
+        mapped[UNUSED_OFFSET : UNUSED_OFFSET + 4] = bytes(4)
+        self._maps[name] = mapped
