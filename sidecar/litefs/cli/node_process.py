@@ -8,12 +8,14 @@ with `LINK_LOST` when the filesystem process is gone, and is started anew.
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 import msgspec
 import uvloop
@@ -48,58 +50,80 @@ def main() -> int:
         return exit_code_of(error) or FAILURE
 
 
+class _Ending:
+    """Whether the process is to end, and with which exit code."""
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self.code = 0
+
+    def stop(self) -> None:
+        """Ends the process in good order."""
+        self.stopping.set()
+
+    def lose_link(self) -> None:
+        """Ends the process as failed, unless it is ending: then we closed the link ourselves."""
+        if not self.stopping.is_set():
+            logger.warning("the filesystem process is gone")
+            self.code = FAILURE
+            self.stopping.set()
+
+
 async def _run(settings: NodeSettings, listener: socket.socket) -> int:
-    stopping = asyncio.Event()
+    ending = _Ending()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    control = socket.socket(fileno=settings.control_fd)
-    control.setblocking(False)
-    loop.add_reader(control, _read_control, control, stopping)
-    link_lost = False
-
-    def end_with_link() -> None:
-        nonlocal link_lost
-        link_lost = True
-        loop.call_soon_threadsafe(stopping.set)
-
+        loop.add_signal_handler(number, ending.stop)
     node = Node(settings)
-    node.on_link_closed(end_with_link)
+    node.on_link_closed(lambda: _call_on(loop, ending.lose_link))
     node.start()
     from litefs.http.replication import StreamSettings  # noqa: PLC0415 (see the docstring: the order)
     from litefs.http.service import serve  # noqa: PLC0415
 
-    stream_settings = StreamSettings(compress=settings.compress, snapshot_timeout_s=settings.snapshot_timeout_s)
-    announcing = asyncio.create_task(_announce(node, control))
     gc.collect()
     gc.freeze()  # what is loaded now stays; the collector need not walk it again and again
-    try:
-        await serve(node, listener, stream_settings, stopping)
-    finally:
-        announcing.cancel()
-        node.stop()
-    return FAILURE if link_lost else 0
+    stream_settings = StreamSettings(compress=settings.compress, snapshot_timeout_s=settings.snapshot_timeout_s)
+    with socket.socket(fileno=settings.control_fd) as control:
+        control.setblocking(False)
+        loop.add_reader(control, _read_control, control, ending)
+        announcing = asyncio.create_task(_announce(node, control, ending.stopping))
+        try:
+            await serve(node, listener, stream_settings, ending.stopping)
+        finally:
+            announcing.cancel()
+            loop.remove_reader(control)
+            node.stop()
+    return ending.code
 
 
-async def _announce(node: Node, control: socket.socket) -> None:
+def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended already
+        loop.call_soon_threadsafe(function)
+
+
+async def _announce(node: Node, control: socket.socket, stopping: asyncio.Event) -> None:
     """Tells the supervisor once that the node serves and has caught up."""
     while not node.status().ready:
-        await asyncio.sleep(READY_CHECK_S)
-    control.send(msgspec.json.encode(NodeReady()) + b"\n")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READY_CHECK_S):
+                await stopping.wait()
+                return
+    with contextlib.suppress(OSError):  # the supervisor is gone, which ends us anyway
+        control.send(msgspec.json.encode(NodeReady()) + b"\n")
     logger.info("node is ready")
 
 
-def _read_control(control: socket.socket, stopping: asyncio.Event) -> None:
+def _read_control(control: socket.socket, ending: _Ending) -> None:
     """The supervisor says nothing to this process: what can be read is its end."""
     try:
         if control.recv(4096):
             return
     except BlockingIOError:
         return
-    except OSError:
-        logger.exception("control socket")
+    except OSError as error:
+        logger.warning("control socket: %s", error)
     asyncio.get_running_loop().remove_reader(control)
-    stopping.set()
+    ending.stop()
 
 
 if __name__ == "__main__":

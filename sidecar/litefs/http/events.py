@@ -16,9 +16,9 @@ from litefs.errors import FormatError
 from litefs.formats.ltx import HEADER_SIZE, LtxHeader
 from litefs.http.feed import CommitFeed
 from litefs.http.node_view import NodeView
-from litefs.node.node_status import NodeStatus
 from litefs.http.pump import Write, pump
 from litefs.link.messages import DatabaseInfo
+from litefs.node.node_status import NodeStatus
 from litefs.storage.log_reader import LogGapError, LogReader
 
 ROLE_CHECK_S = 1.0

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from litefs.http.followers import Follower
-from litefs.node.node_status import NodeStatus
 from litefs.link.messages import DatabaseInfo
+from litefs.node.node_status import NodeStatus
 
 
 class DatabaseStatus(msgspec.Struct, frozen=True, kw_only=True):

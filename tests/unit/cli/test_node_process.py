@@ -30,6 +30,7 @@ class NodeUnderTest:
     def __init__(self, directory: Path, *, port: int = 0) -> None:
         for name in ("data", "mnt"):
             (directory / name).mkdir()
+        (directory / "data" / "id").write_text("0123456789ABCDEF\n")
         self.link, their_link = socket.socketpair()
         self.control, their_control = socket.socketpair()
         self.control.settimeout(TIMEOUT_S)
@@ -73,7 +74,8 @@ class NodeUnderTest:
 
     def wait_ready(self) -> None:
         """Returns when the process has said that it is ready."""
-        assert self.control.recv(4096) == b'{"type":"node-ready"}\n'
+        said = self.control.recv(4096)
+        assert said == b'{"type":"node-ready"}\n', said or self.end()
 
     def get(self, path: str) -> bytes:
         """Returns the body of a GET request to the address in the log."""

@@ -10,7 +10,6 @@ from litefs.formats.checksum import CHECKSUM_FLAG, EMPTY_DATABASE_CHECKSUM, data
 from litefs.formats.ltx import FLAG_LZ4, LtxHeader
 from litefs.formats.ltx_encoder import encode_image
 from litefs.formats.position import Checksum, NodeId, Pos, Txid
-from litefs.node.node_status import NodeStatus
 from litefs.link.messages import (
     Answer,
     CloseSnapshot,
@@ -20,6 +19,7 @@ from litefs.link.messages import (
     Rejected,
     SnapshotOpened,
 )
+from litefs.node.node_status import NodeStatus
 from litefs.storage.disk import Disk
 from litefs.storage.incoming import IncomingDatabase
 from litefs.storage.log import Log
