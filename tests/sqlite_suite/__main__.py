@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.sqlite_suite.build import SuiteUnavailableError, testfixture
 from tests.sqlite_suite.compare import Comparison, compare_file
-from tests.sqlite_suite.files import ALL_FILES, QUICK_FILES
+from tests.sqlite_suite.files import ALL_FILES, QUICK_FILES, SUITE_SETTINGS
 from tests.support.filesystem_node import FilesystemNode
 
 
@@ -38,7 +38,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sqlite-suite-", ignore_cleanup_errors=True) as directory:
         bare = Path(directory).resolve() / "bare"
         bare.mkdir()
-        node = FilesystemNode(Path(directory) / "node")
+        node = FilesystemNode(Path(directory) / "node", settings=SUITE_SETTINGS)
         differing = 0
         try:
             for name in names:

@@ -18,3 +18,6 @@ QUICK_FILES = (
     *("vacuum", "vacuum-into", "crash8", "exclusive", "lock2", "lock4", "mmap1", "autovacuum", "unixexcl", "cachespill"),
 )
 """The subset of `make test`: every subject, nothing that takes more than a second on ext4."""
+
+SUITE_SETTINGS: dict[str, object] = {"default_permissions": True}
+"""Some tests take a permission away and expect the kernel to refuse."""

@@ -8,7 +8,7 @@ import pytest
 
 from tests.sqlite_suite.build import SuiteUnavailableError, Testfixture, testfixture
 from tests.sqlite_suite.compare import compare_file
-from tests.sqlite_suite.files import QUICK_FILES
+from tests.sqlite_suite.files import QUICK_FILES, SUITE_SETTINGS
 from tests.support.filesystem_node import FilesystemNode
 
 
@@ -25,7 +25,7 @@ def fixture() -> Testfixture:
 def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilesystemNode]:
     if not Path("/dev/fuse").exists() and os.environ.get("CI") != "true":
         pytest.skip("/dev/fuse is missing")
-    node = FilesystemNode(tmp_path_factory.mktemp("suite-node"))
+    node = FilesystemNode(tmp_path_factory.mktemp("suite-node"), settings=SUITE_SETTINGS)
     yield node
     node.stop()
 
