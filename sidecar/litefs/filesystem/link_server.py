@@ -268,5 +268,3 @@ def _info(database: Database) -> m.DatabaseInfo:
         is_wal=database.wal_mode,
         timestamp_ms=database.timestamp_ms,
     )
-
-

@@ -1,10 +1,10 @@
 """What a name in the mount stands for.
 
-    NAME-journal  NAME-wal  NAME-shm   the files that SQLite keeps beside a database
-    NAME-mjXXXXXXXXX                   a super-journal: a commit over several databases
-    NAME-pos  NAME-lock                the position of a database, and its halt lock
-    .primary  .lag                     who the primary is, and how far behind this node is
-    anything else                      a database
+NAME-journal  NAME-wal  NAME-shm   the files that SQLite keeps beside a database
+NAME-mjXXXXXXXXX                   a super-journal: a commit over several databases
+NAME-pos  NAME-lock                the position of a database, and its halt lock
+.primary  .lag                     who the primary is, and how far behind this node is
+anything else                      a database
 """
 
 import re

@@ -182,7 +182,9 @@ class Operations(pyfuse3.Operations):
     def _make(self, kind: Kind, name: str, owner: str, mode: int, ctx: pyfuse3.RequestContext) -> Inode:
         inode = self.inodes.add(kind, name, mode, ctx.uid, ctx.gid, named=False)
         if kind is Kind.SUPER_JOURNAL:
-            inode.scratch = self.store.super_journals[name.encode()] = ScratchFile(self.store.disk, self.store.data_dir.path)
+            inode.scratch = self.store.super_journals[name.encode()] = ScratchFile(
+                self.store.disk, self.store.data_dir.path
+            )
         else:
             inode.served = served = self._served_for_new(kind, owner)
             if kind is Kind.DATABASE:
@@ -249,7 +251,13 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def rename(
-        self, parent_old: int, name_old: bytes, parent_new: int, name_new: bytes, flags: int, ctx: pyfuse3.RequestContext
+        self,
+        parent_old: int,
+        name_old: bytes,
+        parent_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
     ) -> None:
         """The flip of a replacement, by the node process. Nobody else may rename."""
         kind, owner = classify(os.fsdecode(name_old))
@@ -269,7 +277,9 @@ class Operations(pyfuse3.Operations):
     @guarded
     async def mkdir(self, parent: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Refused: the mount holds databases. SQLite's dot-file locking makes directories."""
-        _log.warning("%s: no directories in the mount; if this is dot-file locking (unix-dotfile): it cannot be replicated", name)
+        _log.warning(
+            "%s: no directories in the mount; if this is dot-file locking (unix-dotfile): it cannot be replicated", name
+        )
         raise pyfuse3.FUSEError(errno.EPERM)
 
     # ---- open files ----
@@ -402,7 +412,12 @@ class Operations(pyfuse3.Operations):
 
     @guarded
     async def setattr(
-        self, number: int, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, fh: int | None, ctx: pyfuse3.RequestContext
+        self,
+        number: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         """Sets size, mode, owner or times. A journal cut to nothing is a commit."""
         inode = self._inode(number)
@@ -474,7 +489,11 @@ class Operations(pyfuse3.Operations):
             names.append(name)
             names.append(name + "-pos")
         listed = set(names)
-        names += sorted(name for name, inode in self.inodes.by_name.items() if name not in listed and inode.kind is not Kind.REPLACEMENT)
+        names += sorted(
+            name
+            for name, inode in self.inodes.by_name.items()
+            if name not in listed and inode.kind is not Kind.REPLACEMENT
+        )
         for index, name in enumerate(names[start:], start + 1):
             inode = self._find(name)
             if inode is None:
@@ -488,7 +507,17 @@ class Operations(pyfuse3.Operations):
         """The data directory's space is the mount's."""
         source = os.statvfs(self.store.data_dir.path)
         result = pyfuse3.StatvfsData()
-        for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax"):
+        for field in (
+            "f_bsize",
+            "f_frsize",
+            "f_blocks",
+            "f_bfree",
+            "f_bavail",
+            "f_files",
+            "f_ffree",
+            "f_favail",
+            "f_namemax",
+        ):
             setattr(result, field, getattr(source, field))
         return result
 
@@ -537,6 +566,3 @@ class Operations(pyfuse3.Operations):
     def _is_node(self, ctx: pyfuse3.RequestContext) -> bool:
         """The request comes from a thread of the node process. `ctx.pid` is a thread id; 0: another pid namespace."""
         return bool(self.node_pid and ctx.pid and os.path.exists(f"/proc/{self.node_pid}/task/{ctx.pid}"))
-
-
-

@@ -244,5 +244,3 @@ def _mount_device(mount_dir: str) -> int:
             if fields[4] == escaped:
                 device = int(fields[2].partition(":")[2])
     return device
-
-

@@ -205,4 +205,3 @@ class DatabaseApplier:
                 wal.restart(wait_s)
         except (LockHeldError, OSError) as error:
             _log.debug("%s: checkpoint: %s", self._database.name, error)
-

@@ -104,7 +104,9 @@ class ImageReceiver:
         if self._incoming is not None:
             self.checksum = self._incoming.finish()
             if self.checksum != self.post_apply and self.header.commit:
-                raise FormatError(f"{self._name}: pages of the snapshot give {self.checksum:016x}, not {self.post_apply:016x}")
+                raise FormatError(
+                    f"{self._name}: pages of the snapshot give {self.checksum:016x}, not {self.post_apply:016x}"
+                )
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -27,9 +27,7 @@ _log = logging.getLogger("litefs.node")
 class LinkClient:
     """A connection to the filesystem process."""
 
-    def __init__(
-        self, link: socket.socket, on_event: Callable[[Event], None], on_closed: Callable[[], None]
-    ) -> None:
+    def __init__(self, link: socket.socket, on_event: Callable[[Event], None], on_closed: Callable[[], None]) -> None:
         """Args: on_event, on_closed: called on the reading thread."""
         self._socket = link
         self._on_event = on_event

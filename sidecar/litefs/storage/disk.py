@@ -87,7 +87,9 @@ class Disk:
         """Creates a directory; an existing one is fine."""
         os.makedirs(path, exist_ok=True)
 
-    def copy(self, label: str, source_fd: int, target_fd: int, source_offset: int, target_offset: int, size: int) -> int:
+    def copy(
+        self, label: str, source_fd: int, target_fd: int, source_offset: int, target_offset: int, size: int
+    ) -> int:
         """Copies up to `size` bytes between files inside the kernel. Returns the bytes copied."""
         done = 0
         while done < size:

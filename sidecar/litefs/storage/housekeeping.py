@@ -65,7 +65,9 @@ class Housekeeper:
         """The base shows everything, and enough has happened since S."""
         if database.txid == database.base_txid or database.stale or not database.is_settled or database.expected:
             return False
-        _, when, size = self._checkpointed.setdefault(database.name, (database.base_txid, now_s, database.log.size_bytes))
+        _, when, size = self._checkpointed.setdefault(
+            database.name, (database.base_txid, now_s, database.log.size_bytes)
+        )
         return now_s - when >= CHECKPOINT_AGE_S or database.log.size_bytes - size >= CHECKPOINT_LOG_BYTES
 
     def checkpoint(self, database: Database, now_s: float) -> Steps[None]:

@@ -307,4 +307,3 @@ def check_may_begin(database: Database) -> None:
     """Raises NotPrimaryError where a transaction could not be committed anyway: SQLite has a good message for it here."""
     if not database.gate.is_open:
         raise NotPrimaryError(f"{database.name}: this node is not the primary")
-

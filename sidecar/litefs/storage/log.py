@@ -138,7 +138,14 @@ class Log:
     # ---- appending ----
 
     def append(
-        self, image: bytes, min_txid: int, max_txid: int, post_apply: int, *, group: int = 0, state: int = RecordState.LIVE
+        self,
+        image: bytes,
+        min_txid: int,
+        max_txid: int,
+        post_apply: int,
+        *,
+        group: int = 0,
+        state: int = RecordState.LIVE,
     ) -> LogRecord:
         """Puts an image behind the last one. It is durable after the next `sync`.
 
@@ -147,12 +154,14 @@ class Log:
         """
         length = len(image)
         segment = self._segment_for(length, min_txid)
-        header = encode_record_header(state, length, min_txid, max_txid, group, post_apply, segment.segment_id, self.durable_txid)
+        header = encode_record_header(
+            state, length, min_txid, max_txid, group, post_apply, segment.segment_id, self.durable_txid
+        )
         offset = segment.end
         self._disk.write("log.append", segment.fd, header + image, offset)
-        return self.appended(segment, LogRecord(
-            segment.fd, offset, length, min_txid, max_txid, group, post_apply, segment.segment_id
-        ))
+        return self.appended(
+            segment, LogRecord(segment.fd, offset, length, min_txid, max_txid, group, post_apply, segment.segment_id)
+        )
 
     def begin_stream(self, min_txid: int, max_txid: int, size_hint: int) -> "StreamAppend":
         """Begins to put an image behind the last one, piece by piece. Nothing else may be appended until it ends."""
@@ -207,7 +216,9 @@ class Log:
             self._disk.write("log.void", record.fd, header, record.offset)
             self._disk.sync("log.void_sync", record.fd)
         except OSError as error:
-            raise DiskLostError(f"cannot void transaction {record.max_txid:016x} in {self.directory}: {error}") from error
+            raise DiskLostError(
+                f"cannot void transaction {record.max_txid:016x} in {self.directory}: {error}"
+            ) from error
         self.void_n += 1  # a sync under way has not seen the image that will bear this txid next
         segment = self._current
         if segment is not None and segment.fd == record.fd and last_txid < record.min_txid:
@@ -223,7 +234,14 @@ class Log:
 
     def _header_with_state(self, record: LogRecord, state: RecordState) -> bytes:
         return encode_record_header(
-            state, record.length, record.min_txid, record.max_txid, record.group, record.post_apply, record.segment_id, 0
+            state,
+            record.length,
+            record.min_txid,
+            record.max_txid,
+            record.group,
+            record.post_apply,
+            record.segment_id,
+            0,
         )
 
     # ---- segments ----
@@ -296,7 +314,9 @@ class Log:
         self._disk.sync_directory("log.segment_directory", self.directory)
         if self._current is not None:
             self._closed.append(self._current)
-        self._current = Segment(path, fd, segment_id, first_txid, 0, SEGMENT_HEADER_SIZE, spare.capacity, time.monotonic())
+        self._current = Segment(
+            path, fd, segment_id, first_txid, 0, SEGMENT_HEADER_SIZE, spare.capacity, time.monotonic()
+        )
         return self._current
 
     def forget(self, through_txid: int, older_than_s: float) -> int:

@@ -20,7 +20,17 @@ UNLIMITED = 1 << 62
 class Overlay:
     """Whole pages by number. `generation` changes with every modification."""
 
-    __slots__ = ("_directory", "_disk", "_fd", "_memory_bytes", "_room_bytes", "base_limit", "generation", "page_size", "pages")
+    __slots__ = (
+        "_directory",
+        "_disk",
+        "_fd",
+        "_memory_bytes",
+        "_room_bytes",
+        "base_limit",
+        "generation",
+        "page_size",
+        "pages",
+    )
 
     def __init__(self, disk: Disk, directory: Path, page_size: int, memory_bytes: int) -> None:
         """Args: page_size: bytes; memory_bytes: pages kept in memory before the rest spills."""

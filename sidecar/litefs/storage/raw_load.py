@@ -31,9 +31,7 @@ class RawLoad:
         """
         self._database = database
         self._disk = database.disk
-        self._fd = self._disk.open(
-            "load.open", database.directory / INCOMING_NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC
-        )
+        self._fd = self._disk.open("load.open", database.directory / INCOMING_NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         self.size = 0
         self._dirty = True
         self.is_committing = False

@@ -80,10 +80,14 @@ class ServedDatabase:
             self.journal.truncate_database(size)
         elif self.wal.file is not None and database.wal_mode:
             self.wal.truncate_database(size)
-        elif size == database.page_n * database.page_size or (by_sqlite and size > database.page_n * database.page_size):
+        elif size == database.page_n * database.page_size or (
+            by_sqlite and size > database.page_n * database.page_size
+        ):
             database.size = size  # SQLite drops the tail after a shrinking commit, or rounds up to its chunk size
         elif size:
-            raise UncapturedWriteError(f"{database.name}: a database is not resized to {size} bytes outside a transaction")
+            raise UncapturedWriteError(
+                f"{database.name}: a database is not resized to {size} bytes outside a transaction"
+            )
         else:
             self._begin_load(by_sqlite=by_sqlite, keep=False).truncate(0)
 

@@ -129,7 +129,9 @@ class Store:
             DiskLostError: the process must stop.
         """
         members = [
-            served for served in self.databases.values() if served.journal.is_active and served.journal.super_journal() == name
+            served
+            for served in self.databases.values()
+            if served.journal.is_active and served.journal.super_journal() == name
         ]
         group = secrets.randbits(63) | 1
         try:

@@ -119,7 +119,12 @@ def measure(before: Before, change: Change) -> Steps[Prepared]:
         if count % YIELD_PAGES == 0:
             yield None
     return Prepared(
-        txid=before.txid, post_apply=running | CHECKSUM_FLAG, commit=change.commit, timestamp_ms=0, sums=sums, record=None
+        txid=before.txid,
+        post_apply=running | CHECKSUM_FLAG,
+        commit=change.commit,
+        timestamp_ms=0,
+        sums=sums,
+        record=None,
     )
 
 
