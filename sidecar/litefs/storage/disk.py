@@ -10,6 +10,7 @@ Guarantees: `write` writes everything or raises. Nothing here retries, and nothi
 import errno
 import fnmatch
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,6 +83,10 @@ class Disk:
     def unlink(self, label: str, path: Path | str) -> None:
         """Removes a name."""
         os.unlink(path)
+
+    def remove_tree(self, label: str, path: Path | str) -> None:
+        """Removes a directory and what is in it."""
+        shutil.rmtree(path)
 
     def make_directory(self, label: str, path: Path | str) -> None:
         """Creates a directory; an existing one is fine."""

@@ -10,7 +10,6 @@ Crash, by step of `finish`, which recovery calls as well:
                                         incoming gone → only `state.next` → `state` is left to do
 """
 
-import shutil
 from array import array
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def finish(disk: Disk, directory: Path) -> bool:
         log_dir, old_log = directory / LOG_NAME, directory / OLD_LOG_NAME
         if log_dir.exists():
             if old_log.exists():
-                shutil.rmtree(old_log)
+                disk.remove_tree("replacement.old_log", old_log)
             disk.rename("replacement.log", log_dir, old_log)
         disk.rename("replacement.base", incoming, directory / BASE_NAME)
     disk.make_directory("replacement.new_log", directory / LOG_NAME)
@@ -76,4 +75,4 @@ def clean_up(disk: Disk, directory: Path) -> None:
         if path.name in (SUMS_NAME, INCOMING_NAME) or path.name.startswith("aside-") or path.name.endswith(".tmp"):
             disk.unlink("replacement.clean", path)
         elif path.name == OLD_LOG_NAME:
-            shutil.rmtree(path, ignore_errors=True)
+            disk.remove_tree("replacement.clean", path)
