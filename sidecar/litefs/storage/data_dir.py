@@ -42,9 +42,10 @@ class DataDir:
             raise DataDirLockedError(f"{path}: another LiteFS process uses this data directory") from None
         self._check_version()
         self.node_id = self._number("id", 16, lambda: secrets.randbits(64) or 1)
-        self.start = self._count_start()
         for name in ("dbs", "spool"):
             disk.make_directory("data_dir.make", path / name)
+        # Last, for it syncs the directory: a power cut must not take `dbs` away from under durable commits.
+        self.start = self._count_start()
 
     def _check_version(self) -> None:
         path = self.path / "version"
