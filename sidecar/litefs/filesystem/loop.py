@@ -46,27 +46,28 @@ class ClosedResourceError(Exception):
 
 
 class Waiter:
-    """One-shot event that one coroutine awaits. Completed on the loop only."""
+    """One-shot event that coroutines await. Completed on the loop only."""
 
-    __slots__ = ("_loop", "_task", "error", "is_done", "result")
+    __slots__ = ("_loop", "_tasks", "error", "is_done", "result")
 
     def __init__(self, loop: "Loop") -> None:
-        """Args: loop: resumes the awaiting coroutine."""
+        """Args: loop: resumes the awaiting coroutines."""
         self._loop = loop
-        self._task: _Task | None = None
+        self._tasks: list[_Task] = []
         self.is_done = False
         self.result: Any = None
         self.error: BaseException | None = None
 
     def complete(self, result: Any = None, error: BaseException | None = None) -> None:
-        """Lets the awaiting coroutine go on with a result or an error."""
+        """Lets the awaiting coroutines go on with a result or an error."""
         self.result, self.error, self.is_done = result, error, True
-        if self._task is not None:
-            self._loop.make_ready(self._task)
+        for task in self._tasks:
+            self._loop.make_ready(task)
 
     def __await__(self) -> Generator[None, None, Any]:
         if not self.is_done:
-            self._task = self._loop.current
+            assert self._loop.current is not None, "awaited on the loop"
+            self._tasks.append(self._loop.current)
             yield
         if self.error is not None:
             raise self.error

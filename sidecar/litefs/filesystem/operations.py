@@ -28,6 +28,7 @@ from litefs.filesystem.inodes import NAME_TIMEOUT_S, SPECIAL_KINDS, Inode, Inode
 from litefs.filesystem.loop import Loop
 from litefs.filesystem.names import classify
 from litefs.filesystem.special_files import ClusterView, special_content
+from litefs.filesystem.wal_sync import WalSync
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.served import ServedDatabase
 from litefs.storage.steps import Step, Steps
@@ -85,6 +86,7 @@ class Operations(pyfuse3.Operations):
         self.on_shm_created: Callable[[str], None] = lambda name: None
         self.stop_at_once: Callable[[Exception], None] = lambda error: None
         self.invalidate: Callable[[Inode], None] = lambda inode: None
+        self._wal_sync = WalSync(loop, self.drive)
         self._handles: dict[int, Handle] = {}
         self._next_handle = 1
 
@@ -365,7 +367,12 @@ class Operations(pyfuse3.Operations):
         inode = handle.inode
         served = inode.served
         if inode.kind is Kind.WAL and served is not None and not inode.unlinked:
-            return served.wal.write(offset, data)
+            log = served.database.log
+            before = log.last_txid
+            steps = served.wal.write(offset, data)
+            if log.last_txid != before:
+                self._wal_sync.committed(served.database)
+            return steps
         if inode.kind is Kind.JOURNAL and served is not None and not inode.unlinked:
             return served.journal.write(offset, data)
         if inode.kind is Kind.DATABASE:
@@ -393,11 +400,7 @@ class Operations(pyfuse3.Operations):
         elif inode.kind is Kind.JOURNAL:
             served.journal.sync()
         elif inode.kind is Kind.WAL:
-            try:
-                await self.drive(served.database.sync_log())
-            except OSError as error:
-                # The commit was answered already: it can be neither refused nor promised.
-                raise DiskLostError(f"{served.database.name}: log sync: {error}") from error
+            await self._wal_sync.wait(served.database)
         self.loop.spin()
 
     # ---- attributes ----
