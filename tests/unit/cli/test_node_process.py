@@ -1,5 +1,6 @@
 """The node process as the supervisor sees it: started, ready, ended."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -63,14 +64,15 @@ class NodeUnderTest:
 
     def _answer(self) -> None:
         decoder: MessageDecoder[m.NodeMessage] = MessageDecoder(m.NodeMessage)
-        try:
+        with contextlib.suppress(OSError):
             while data := self.link.recv(1 << 16):
                 for message in decoder.feed(data):
-                    self.heard.append(message)
-                    if isinstance(message, m.Hello):
-                        self.link.sendall(encode(m.Welcome(databases=[])))
-        except OSError:
-            pass
+                    self._take(message)
+
+    def _take(self, message: m.NodeMessage) -> None:
+        self.heard.append(message)
+        if isinstance(message, m.Hello):
+            self.link.sendall(encode(m.Welcome(databases=[])))
 
     def wait_ready(self) -> None:
         """Returns when the process has said that it is ready."""
