@@ -30,7 +30,7 @@ class MessageDecoder(Generic[M]):
 
     def __init__(self, union: object) -> None:
         """Args: union: a union of tagged `msgspec.Struct` types, all of which may arrive."""
-        self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(union)  # type: ignore[arg-type]
+        self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(union)
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[M]:

@@ -221,22 +221,25 @@ class BaseFile:
                 path.unlink(missing_ok=True)
 
     def _put_aside(self, first: int, page_n: int, txid: int) -> None:
-        """Copies pages about to be overwritten. A snapshot that cannot keep up with the disk is given up, not the write."""
-        page_size = self.page_size
+        """Copies pages about to be overwritten. A snapshot that the disk has no room for is given up, not the write."""
         for aside in list(self.asides.values()):
             if txid <= aside.txid or aside.map is None:
                 continue
             try:
-                for pgno in range(first, min(first + page_n, aside.page_n + 1)):
-                    if not aside.map[pgno]:
-                        offset = (pgno - 1) * page_size
-                        self._disk.write("aside.write", aside.fd, os.pread(self.fd, page_size, offset), offset)
-                        # Set after the copy and before the page changes: a reader that finds 0 after
-                        # it has read the base has read the old page.
-                        aside.map[pgno] = 1
+                self._copy_aside(aside, aside.map, first, min(first + page_n, aside.page_n + 1))
             except OSError:
                 aside.map[0] = 1  # page 0 does not exist: this tells the reader that the snapshot is spoilt
                 aside.txid = 1 << 63
+
+    def _copy_aside(self, aside: Aside, copied: mmap.mmap, first: int, end: int) -> None:
+        page_size = self.page_size
+        for pgno in range(first, end):
+            if not copied[pgno]:
+                offset = (pgno - 1) * page_size
+                self._disk.write("aside.write", aside.fd, os.pread(self.fd, page_size, offset), offset)
+                # Set after the copy and before the page changes: a reader that finds 0 after it has read
+                # the base has read the old page.
+                copied[pgno] = 1
 
     def sync(self) -> None:
         """Makes the file durable. Safe off the loop."""

@@ -18,6 +18,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from litefs.errors import CommitRefusedError, NotPrimaryError
@@ -294,8 +295,7 @@ class Database:
         """
         yield from self.sync_log()
         while (layer := self.base.freeze(self.log.durable_txid)) is not None:
-            writing = layer
-            yield lambda: self.base.write_layer(writing)
+            yield partial(self.base.write_layer, layer)
             self.base.written(layer)
 
     @property

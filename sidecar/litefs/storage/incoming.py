@@ -12,7 +12,8 @@ from array import array
 from pathlib import Path
 
 from litefs.errors import FormatError
-from litefs.formats.checksum import CHECKSUM_FLAG, Checksum, database_checksum, lock_pgno, page_checksums
+from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum, lock_pgno, page_checksums
+from litefs.formats.position import Checksum
 from litefs.storage.disk import Buffer, Disk
 
 INCOMING_NAME = "database.incoming"
@@ -82,7 +83,7 @@ class IncomingDatabase:
             self._fd = -1
 
 
-def read_sums(disk: Disk, db_dir: Path, page_n: int) -> "array[int]":
+def read_sums(db_dir: Path, page_n: int) -> "array[int]":
     """Returns the page checksums that `finish` wrote.
 
     Raises:

@@ -17,7 +17,7 @@ Rules:
     3. Nothing is dropped by us: the kernel has the pages cached. SQLite rolls back, we compare.
 """
 
-from litefs.errors import CommitRefusedError, NotPrimaryError, UncapturedWriteError
+from litefs.errors import CommitRefusedError, UncapturedWriteError
 from litefs.formats.journal import JOURNAL_HEADER_SIZE, is_active, super_journal_name
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, page_n_of, page_size_of
 from litefs.storage.database import Database
@@ -301,9 +301,3 @@ class RollbackJournal:
             # SQLite lost the WAL that held the newest content of these pages; it sees the base from now on.
             pgnos = sorted({*pgnos, *database.stale})
         return Change(pgnos=pgnos, read=lambda pgno: self._page(overlay, pgno), commit=commit)
-
-
-def check_may_begin(database: Database) -> None:
-    """Raises NotPrimaryError where a transaction could not be committed anyway: SQLite has a good message for it here."""
-    if not database.gate.is_open:
-        raise NotPrimaryError(f"{database.name}: this node is not the primary")

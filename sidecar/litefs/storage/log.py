@@ -192,9 +192,8 @@ class Log:
         """Takes note that `sync_descriptors(fds)` returned; `txid` as `unsynced` said."""
         current = self._current.fd if self._current is not None else -1
         for fd in fds:
-            if fd != current or self.last_txid == txid:
-                if fd in self._unsynced:
-                    self._unsynced.remove(fd)
+            if (fd != current or self.last_txid == txid) and fd in self._unsynced:
+                self._unsynced.remove(fd)
         self.durable_txid = max(self.durable_txid, min(txid, self.last_txid))
 
     def sync(self) -> None:

@@ -14,6 +14,7 @@ from litefs.errors import CorruptStateError, FormatError
 from litefs.storage.log_format import (
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
+    RecordHeader,
     RecordState,
     decode_record_header,
     decode_segment_header,
@@ -113,9 +114,7 @@ class LogReader:
         while True:
             segment = self._segment(path)
             try:
-                header = decode_record_header(os.pread(segment.fd, RECORD_HEADER_SIZE, offset))
-                if header.segment_id != segment.segment_id:
-                    raise FormatError("record of another segment")
+                header = _record_header(segment, offset)
             except FormatError as error:
                 following = self._log_dir / segment_name(txid)
                 if following == path:
@@ -154,3 +153,11 @@ class LogReader:
             os.close(self._open.pop(oldest).fd)
         opened = self._open[path] = _OpenSegment(fd, segment_id)
         return opened
+
+
+def _record_header(segment: _OpenSegment, offset: int) -> RecordHeader:
+    """Returns the record header at `offset`. Raises FormatError where the segment ends."""
+    header = decode_record_header(os.pread(segment.fd, RECORD_HEADER_SIZE, offset))
+    if header.segment_id != segment.segment_id:
+        raise FormatError("record of another segment")
+    return header

@@ -125,7 +125,7 @@ def recover(database: Database, found: FoundLog, live_groups: set[int], progress
         database.disk.sync("recovery.sync_log", segment.fd)
     for record in run:
         _lay_over(database, record)
-    _end_log(database, found, run)
+    _end_log(database, found)
     database.base.truncate_file(database.page_n * database.page_size, database.txid)
     database.size = database.base.size
     verify(database, progress)
@@ -151,11 +151,11 @@ def _contiguous_run(database: Database, found: FoundLog, live_groups: set[int]) 
         if not _image_is_whole(database.disk, record):
             del run[cut:]
             break
-    _refuse_damage(database, found, run[-1].header.max_txid if run else database.base_txid)
+    _refuse_damage(found, run[-1].header.max_txid if run else database.base_txid)
     return run
 
 
-def _refuse_damage(database: Database, found: FoundLog, last_txid: int) -> None:
+def _refuse_damage(found: FoundLog, last_txid: int) -> None:
     for record in found.records:
         if record.header.max_txid > last_txid and record.header.durable > last_txid:
             raise CorruptStateError(
@@ -210,7 +210,7 @@ def _lay_over(database: Database, record: FoundRecord) -> None:
             database.group = header.group or database.group
 
 
-def _end_log(database: Database, found: FoundLog, run: list[FoundRecord]) -> None:
+def _end_log(database: Database, found: FoundLog) -> None:
     """Makes the log end behind the run: later segments go, and a stale header behind the end is zeroed."""
     last = database.txid
     ends: dict[int, tuple[int, int]] = {}

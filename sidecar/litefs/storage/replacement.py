@@ -64,7 +64,7 @@ def take_sums(disk: Disk, directory: Path, page_n: int) -> "array[int]":
     Raises:
         FormatError, OSError: they are not to be had; a full verification at the next start makes them anew.
     """
-    sums = read_sums(disk, directory, page_n)
+    sums = read_sums(directory, page_n)
     disk.unlink("replacement.sums", directory / SUMS_NAME)
     return sums
 

@@ -35,23 +35,40 @@ class OpenedSnapshot(Protocol):
     """What has to be known of a snapshot; `link.messages.SnapshotOpened` has it."""
 
     @property
-    def txid(self) -> int: ...
+    def txid(self) -> int:
+        """Transaction that the snapshot shows."""
+
     @property
-    def checksum(self) -> int: ...
+    def checksum(self) -> int:
+        """Of the whole database at `txid`."""
+
     @property
-    def page_size(self) -> int: ...
+    def page_size(self) -> int:
+        """Bytes; 0 before the first commit."""
+
     @property
-    def page_n(self) -> int: ...
+    def page_n(self) -> int:
+        """Pages at `txid`."""
+
     @property
-    def timestamp_ms(self) -> int: ...
+    def timestamp_ms(self) -> int:
+        """Of the image `txid`."""
+
     @property
-    def base_txid(self) -> int: ...
+    def base_txid(self) -> int:
+        """S: the base is complete up to here; newer pages lie in the log."""
+
     @property
-    def base_path(self) -> str: ...
+    def base_path(self) -> str:
+        """The base file."""
+
     @property
-    def aside_path(self) -> str: ...
+    def aside_path(self) -> str:
+        """Sparse file with old content of base pages, each at its place."""
+
     @property
-    def aside_map_path(self) -> str: ...
+    def aside_map_path(self) -> str:
+        """One byte per page number: set before that base page is overwritten; byte 0: given up."""
 
 
 class SnapshotReader:
@@ -108,7 +125,8 @@ class SnapshotReader:
             raise CorruptStateError("snapshot given up: no space for the pages overwritten meanwhile")
         if page_n and checksum != opened.checksum:
             raise CorruptStateError(
-                f"snapshot of {opened.base_path} at {opened.txid:016x}: pages give {checksum:016x}, not {opened.checksum:016x}"
+                f"snapshot of {opened.base_path} at {opened.txid:016x}: "
+                f"pages give {checksum:016x}, not {opened.checksum:016x}"
             )
 
     def ltx_chunks(self) -> Iterator[bytes]:
@@ -138,14 +156,14 @@ class SnapshotReader:
         page_size = opened.page_size
         lock = lock_pgno(page_size) if page_size else 0
         for first, run in self.pages():
-            count = len(run) // page_size
-            if first <= lock < first + count:
-                cut = (lock - first) * page_size
-                if cut:
-                    yield encoder.pages(first, run[:cut])
-                first, run = lock + 1, run[cut + page_size :]
-            if len(run):
+            cut = (lock - first) * page_size
+            if not 0 <= cut < len(run):
                 yield encoder.pages(first, run)
+                continue
+            if cut:
+                yield encoder.pages(first, run[:cut])
+            if cut + page_size < len(run):
+                yield encoder.pages(lock + 1, run[cut + page_size :])
         yield encoder.finish(Checksum(opened.checksum))
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ def run(steps: Steps[T]) -> T:
                 continue
             try:
                 result = step()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the steps are to see it
                 step = steps.throw(error)
             else:
                 step = steps.send(result)
