@@ -72,10 +72,9 @@ class LinkServer:
 
     def committed(self, database: Database) -> None:
         """Tells the node process, unless it has yet to take note of what it was told last."""
-        if self._socket is not None and self._operations.node_pid:
-            if database.name not in self._told:
-                self._told[database.name] = database.txid
-                self._send(m.Committed(_info(database)))
+        if self._socket is not None and self._operations.node_pid and database.name not in self._told:
+            self._told[database.name] = database.txid
+            self._send(m.Committed(_info(database)))
 
     async def serve(self) -> None:
         """Answers requests for ever."""
@@ -191,7 +190,7 @@ class LinkServer:
         spool = self._store.data_dir.path / "spool"
         if Path(path).parent != spool:
             raise FormatError(f"{path} is not in the spool directory")
-        txid = await self._operations.drive(append_spooled(self._database(name), Path(path)))
+        txid = await self._loop.drive(append_spooled(self._database(name), Path(path)))
         return m.Appended(name, txid)
 
     def _database(self, name: str) -> Database:

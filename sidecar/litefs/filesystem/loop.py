@@ -27,9 +27,11 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pyfuse3
+
+from litefs.storage.steps import Step, Steps
 
 SPIN_S = 50e-6
 """How long to poll without sleeping after a write: a factor of two for small transactions (measured 2026-11)."""
@@ -113,7 +115,7 @@ class _Nursery:
         self._alive = 0
         self._all_ended = Waiter(loop)
 
-    async def __aenter__(self) -> "_Nursery":
+    async def __aenter__(self) -> Self:
         return self
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: str = "") -> None:
@@ -174,6 +176,25 @@ class Loop:
         waiter = Waiter(self)
         self.call_later(delay_s, waiter.complete)
         return waiter
+
+    async def drive(self, steps: Steps[T]) -> T:
+        """Drives steps of storage to their end, others running meanwhile. Returns what they return."""
+        try:
+            step: Step = next(steps)
+            while True:
+                if step is None:
+                    await self.yield_now()
+                    step = steps.send(None)
+                    continue
+                try:
+                    result = await self.offload(step)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the steps are to see it
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
 
     def run(self, main: Coroutine[Any, Any, T], name: str = "main") -> T:
         """Runs until `main` ends. Returns its result, or raises what it raised."""
@@ -300,7 +321,7 @@ class Loop:
             function, waiter = self._jobs.get()
             try:
                 outcome: tuple[Waiter, Any, BaseException | None] = (waiter, function(), None)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited
                 outcome = (waiter, None, error)
             self._finished.append(outcome)
             os.eventfd_write(self._wake_fd, 1)

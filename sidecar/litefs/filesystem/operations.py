@@ -6,54 +6,38 @@ FUSE_POSIX_LOCKS the kernel keeps them itself.
 
 Rules:
     1. `flush`, `fsyncdir`, `access` and extended attributes answer ENOSYS once and are never sent again.
-    2. Every operation is wrapped (`guarded`): any exception becomes an errno, none ends the server.
+    2. Every operation is wrapped (`answers.guarded`): any exception becomes an errno, none ends the server.
     3. On a replica enforcement is at the creation of a journal, the opening of a WAL for writing, and the
        commit. Everything else is allowed, or a hot journal could not be rolled back.
 """
 
 import errno
-import functools
 import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
 
 import pyfuse3
 
-from litefs.errors import DiskLostError, LiteFSError
-from litefs.filesystem.errno_table import errno_of
+from litefs.filesystem.answers import Answers, guarded
 from litefs.filesystem.inodes import NAME_TIMEOUT_S, SPECIAL_KINDS, Inode, InodeTable, Kind, absent
 from litefs.filesystem.loop import Loop
 from litefs.filesystem.names import classify
 from litefs.filesystem.special_files import ClusterView, special_content
 from litefs.filesystem.wal_sync import WalSync
+from litefs.storage.database import Database
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.served import ServedDatabase
-from litefs.storage.steps import Step, Steps
+from litefs.storage.steps import Steps
 from litefs.storage.store import NAME_BYTES_MAX, Store
 
-T = TypeVar("T")
 _log = logging.getLogger("litefs.filesystem")
 
 LOAD_POLL_S = 0.0005
 """How often a request that has to wait for a load looks again."""
 
 _WRITING = os.O_WRONLY | os.O_RDWR
-
-
-def guarded(method: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:
-    """Turns every exception of an operation into an errno; pyfuse3 would end the server otherwise."""
-
-    @functools.wraps(method)
-    async def wrapper(self: "Operations", *args: Any) -> T:
-        try:
-            return await method(self, *args)
-        except Exception as error:
-            raise self.answer_to(error, method.__name__) from error
-
-    return wrapper
 
 
 class Handle:
@@ -69,7 +53,7 @@ class Handle:
         self.wrote = False
 
 
-class Operations(pyfuse3.Operations):
+class Operations(Answers):
     """The root directory and everything in it."""
 
     supports_dot_lookup = False
@@ -77,50 +61,18 @@ class Operations(pyfuse3.Operations):
 
     def __init__(self, store: Store, inodes: InodeTable, loop: Loop, view: ClusterView) -> None:
         """Args: store: recovered; inodes: with every database in it."""
-        super().__init__()
+        super().__init__(store.data_dir.path)
         self.store = store
         self.inodes = inodes
         self.loop = loop
         self.view = view
         self.node_pid = 0
         self.on_shm_created: Callable[[str], None] = lambda name: None
-        self.stop_at_once: Callable[[Exception], None] = lambda error: None
+        self.on_created: Callable[[Database], None] = lambda database: None
         self.invalidate: Callable[[Inode], None] = lambda inode: None
-        self._wal_sync = WalSync(loop, self.drive)
+        self._wal_sync = WalSync(loop)
         self._handles: dict[int, Handle] = {}
         self._next_handle = 1
-
-    async def drive(self, steps: Steps[T]) -> T:
-        """Drives steps of storage to their end, others running meanwhile. Returns what they return."""
-        try:
-            step: Step = next(steps)
-            while True:
-                if step is None:
-                    await self.loop.yield_now()
-                    step = steps.send(None)
-                    continue
-                try:
-                    result = await self.loop.offload(step)
-                except Exception as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
-
-    def answer_to(self, error: Exception, operation: str) -> pyfuse3.FUSEError:
-        """Returns the errno that answers an exception; where durability is lost, ends the process."""
-        if isinstance(error, pyfuse3.FUSEError):
-            return error
-        if isinstance(error, DiskLostError):
-            self.stop_at_once(error)
-        number = errno_of(error)
-        if number is None:
-            _log.error("%s failed", operation, exc_info=error)
-        else:
-            _log.info("%s: %s", operation, error)
-        return pyfuse3.FUSEError(number or errno.EIO)
 
     # ---- names ----
 
@@ -176,7 +128,7 @@ class Operations(pyfuse3.Operations):
         inode.served, inode.scratch = served, served.wal.file
 
     async def _let_load_commit(self, name: str) -> None:
-        """A file that was just filled becomes a database first: the closing of its writer is not waited for by the kernel."""
+        """A file that was just filled becomes a database first: the kernel does not wait for its writer's release."""
         served = self.store.databases.get(name)
         while served is not None and served.load is not None and served.load.is_committing:
             await self.loop.sleep(LOAD_POLL_S)
@@ -193,6 +145,7 @@ class Operations(pyfuse3.Operations):
                 fd = served.database.base.fd
                 os.fchmod(fd, stat.S_IMODE(inode.mode))
                 os.fchown(fd, ctx.uid, ctx.gid)
+                self.on_created(served.database)
             elif kind is Kind.JOURNAL:
                 served.journal.create()
                 inode.scratch = served.journal.file
@@ -229,12 +182,12 @@ class Operations(pyfuse3.Operations):
         served = inode.served
         self.loop.spin()
         if inode.kind is Kind.SUPER_JOURNAL:
-            await self.drive(self.store.unlink_super_journal(text.encode()))
+            await self.loop.drive(self.store.unlink_super_journal(text.encode()))
         elif served is None:
             raise pyfuse3.FUSEError(errno.EACCES)
         elif inode.kind is Kind.JOURNAL:
             if inode.scratch is served.journal.file:
-                await self.drive(served.journal.unlink())
+                await self.loop.drive(served.journal.unlink())
         elif inode.kind is Kind.WAL:
             if not self.store.gate.is_open and not self._is_node(ctx):
                 raise pyfuse3.FUSEError(errno.EACCES)
@@ -276,14 +229,6 @@ class Operations(pyfuse3.Operations):
         source.name, source.kind, source.served = target, Kind.DATABASE, served
         self.inodes.by_name[target] = source
 
-    @guarded
-    async def mkdir(self, parent: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        """Refused: the mount holds databases. SQLite's dot-file locking makes directories."""
-        _log.warning(
-            "%s: no directories in the mount; if this is dot-file locking (unix-dotfile): it cannot be replicated", name
-        )
-        raise pyfuse3.FUSEError(errno.EPERM)
-
     # ---- open files ----
 
     @guarded
@@ -324,7 +269,7 @@ class Operations(pyfuse3.Operations):
         inode = handle.inode
         self.inodes.released(inode)
         if handle.wrote and inode.kind is Kind.DATABASE and inode.served is not None and inode.served.load is not None:
-            await self.drive(inode.served.finish_load())
+            await self.loop.drive(inode.served.finish_load())
             if inode.served.load is not None:
                 _log.warning("%s: closed without being a whole SQLite database: it stays on this node only", inode.name)
             inode.mtime_ns = time.time_ns()
@@ -356,7 +301,7 @@ class Operations(pyfuse3.Operations):
             handle = self._handles[fh]
             steps = self._write(handle, offset, data)
             if steps is not None:
-                await self.drive(steps)
+                await self.loop.drive(steps)
             handle.inode.mtime_ns = time.time_ns()
             self.loop.spin()
             return len(data)
@@ -396,7 +341,7 @@ class Operations(pyfuse3.Operations):
             return
         self.loop.spin()
         if inode.kind is Kind.DATABASE:
-            await self.drive(served.sync())
+            await self.loop.drive(served.sync())
         elif inode.kind is Kind.JOURNAL:
             served.journal.sync()
         elif inode.kind is Kind.WAL:
@@ -458,7 +403,7 @@ class Operations(pyfuse3.Operations):
             assert served is not None
             served.truncate(size, by_sqlite=handle.by_sqlite)
             if handle.inode is inode and served.load is not None and not inode.handle_n:
-                await self.drive(served.finish_load())
+                await self.loop.drive(served.finish_load())
         elif inode.scratch is None:
             raise pyfuse3.FUSEError(errno.EIO)
         elif served is None or inode.kind is Kind.SHM or inode.unlinked:
@@ -466,7 +411,7 @@ class Operations(pyfuse3.Operations):
         elif inode.kind is Kind.WAL:
             served.wal.truncate(size)
         else:
-            await self.drive(served.journal.truncate(size))
+            await self.loop.drive(served.journal.truncate(size))
         inode.mtime_ns = time.time_ns()
 
     def _size(self, inode: Inode) -> int:
@@ -477,7 +422,7 @@ class Operations(pyfuse3.Operations):
             return inode.scratch.size
         return len(special_content(inode, self.view)) if inode.kind in SPECIAL_KINDS else 0
 
-    # ---- directories and the rest ----
+    # ---- directories ----
 
     @guarded
     async def opendir(self, number: int, ctx: pyfuse3.RequestContext) -> int:
@@ -505,45 +450,10 @@ class Operations(pyfuse3.Operations):
                 return
             inode.lookup_n += 1
 
-    @guarded
-    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        """The data directory's space is the mount's."""
-        source = os.statvfs(self.store.data_dir.path)
-        result = pyfuse3.StatvfsData()
-        for field in (
-            "f_bsize",
-            "f_frsize",
-            "f_blocks",
-            "f_bfree",
-            "f_bavail",
-            "f_files",
-            "f_ffree",
-            "f_favail",
-            "f_namemax",
-        ):
-            setattr(result, field, getattr(source, field))
-        return result
-
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """The kernel gives back references to inodes."""
         for number, lookup_n in inode_list:
             self.inodes.forget(number, lookup_n)
-
-    async def flush(self, fh: int) -> None:
-        """Never wanted again (rule 1): an upcall less for each close, and none at all in a dying process."""
-        raise pyfuse3.FUSEError(errno.ENOSYS)
-
-    async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """Never wanted again (rule 1): names are durable with the log."""
-        raise pyfuse3.FUSEError(errno.ENOSYS)
-
-    async def access(self, number: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
-        """Never wanted again (rule 1)."""
-        raise pyfuse3.FUSEError(errno.ENOSYS)
-
-    async def getxattr(self, number: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        """Never wanted again (rule 1)."""
-        raise pyfuse3.FUSEError(errno.ENOSYS)
 
     # ---- checks ----
 

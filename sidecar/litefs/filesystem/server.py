@@ -65,9 +65,11 @@ class FilesystemServer:
         self._operations = Operations(self._store, inodes, self._loop, self._view)
         self._operations.invalidate = self._invalidate
         self._operations.stop_at_once = self._stop_at_once
+        self._operations.on_created = self._prepare_segment
         self._housekeeper = Housekeeper(settings.retention_s)
         self._unsettled: dict[str, Database] = {}
         self._is_settling = False
+        self._preparing: set[str] = set()
         self._store.on_accept = self._accepted
         for name, served in self._store.databases.items():
             if served.database.exists:
@@ -108,8 +110,22 @@ class FilesystemServer:
 
     # ---- behind the commits ----
 
+    def _prepare_segment(self, database: Database) -> None:
+        """Makes the next log segment in a thread, before a commit needs it: a commit that had to would stop the loop."""
+        if database.name not in self._preparing:
+            self._preparing.add(database.name)
+            self._loop.spawn(self._make_segment(database), "segment")
+
+    async def _make_segment(self, database: Database) -> None:
+        try:
+            await self._loop.drive(self._housekeeper.prepare_segment(database))
+        finally:
+            self._preparing.discard(database.name)
+
     def _accepted(self, database: Database) -> None:
         self._link.committed(database)
+        if database.log.wants_spare():
+            self._prepare_segment(database)
         if database.name not in self._unsettled:
             self._unsettled[database.name] = database
             if not self._is_settling:
@@ -130,19 +146,18 @@ class FilesystemServer:
             self._loop.call_later(SETTLE_DELAY_S, lambda: self._loop.spawn(self._settle(), "settle"))
 
     async def _settle_one(self, database: Database, now_s: float) -> None:
-        drive = self._operations.drive
+        drive = self._loop.drive
         try:
             await drive(self._housekeeper.settle(database))
         except OSError as error:
             self._stop_at_once(DiskLostError(f"{database.name}: log sync: {error}"))
             return
-        await drive(self._housekeeper.prepare_segment(database))
         if self._housekeeper.checkpoint_due(database, now_s):
             await self._checkpoint(database, now_s)
 
     async def _checkpoint(self, database: Database, now_s: float) -> None:
         try:
-            await self._operations.drive(self._housekeeper.checkpoint(database, now_s))
+            await self._loop.drive(self._housekeeper.checkpoint(database, now_s))
         except OSError as error:
             _log.warning("%s: checkpoint of the log: %s", database.name, error)
 

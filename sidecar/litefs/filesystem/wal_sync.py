@@ -5,14 +5,11 @@ before was, the log is synced as soon as this one is in it: the disk works while
 application and its fsync travels back. With NORMAL a commit was not followed by an fsync, and nothing is begun.
 """
 
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
 
 from litefs.errors import DiskLostError
 from litefs.filesystem.loop import Loop, Waiter
 from litefs.storage.database import Database
-from litefs.storage.steps import Steps
 
 
 @dataclass(slots=True)
@@ -26,10 +23,9 @@ class _Habit:
 class WalSync:
     """Syncs logs for WAL commits."""
 
-    def __init__(self, loop: Loop, drive: Callable[[Steps[None]], Coroutine[Any, Any, None]]) -> None:
-        """Args: drive: runs steps of storage."""
+    def __init__(self, loop: Loop) -> None:
+        """Args: loop: drives the steps of storage."""
         self._loop = loop
-        self._drive = drive
         self._habits: dict[str, _Habit] = {}
 
     def committed(self, database: Database) -> None:
@@ -68,6 +64,6 @@ class WalSync:
 
     async def _sync(self, database: Database) -> None:
         try:
-            await self._drive(database.sync_log())
+            await self._loop.drive(database.sync_log())
         except OSError as error:
             raise DiskLostError(f"{database.name}: log sync: {error}") from error
