@@ -1,4 +1,4 @@
-"""Fixtures of the tests on a real mount: a shared node, a node of one's own, the judge."""
+"""Fixtures of the tests on a real mount: a shared primary with its replica, a node of one's own, the judge."""
 
 import os
 import re
@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.filesystem_node import FilesystemNode
 from tests.support.judge import Judge
+from tests.support.litefs_node import Pair
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -21,22 +22,48 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="/dev/fuse is missing"))
 
 
+class SharedPair:
+    """A primary and its replica for many tests; a pair that a test broke is replaced by a new one."""
+
+    def __init__(self, root: Path) -> None:
+        """Starts nothing."""
+        self._root = root
+        self._made = 0
+        self._pair: Pair | None = None
+
+    def running(self) -> Pair:
+        """Returns a pair of which both nodes run."""
+        if self._pair is None or not (self._pair.primary.is_alive and self._pair.replica.is_alive):
+            self.stop()
+            self._made += 1
+            self._pair = Pair(self._root / str(self._made))
+            self._pair.start()
+        return self._pair
+
+    def stop(self) -> None:
+        """Stops what runs."""
+        pair, self._pair = self._pair, None
+        if pair is not None:
+            pair.stop()
+
+
 @pytest.fixture(scope="session")
-def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilesystemNode]:
-    node = FilesystemNode(tmp_path_factory.mktemp("shared-node"))
-    yield node
-    node.stop()
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedPair]:
+    shared = SharedPair(tmp_path_factory.mktemp("shared-nodes"))
+    yield shared
+    shared.stop()
 
 
 @pytest.fixture
-def node(_shared: FilesystemNode, request: pytest.FixtureRequest) -> Iterator[FilesystemNode]:
-    """A running primary that tests share; each uses file names of its own. One that a test broke is started anew."""
-    if not _shared.is_alive:
-        _shared.stop()
-        _shared.start()
-    log_before = len(_shared.log_text())
-    yield _shared
-    request.node.add_report_section("teardown", "log of the node", _shared.log_text()[log_before:][-20000:])
+def pair(_shared: SharedPair, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """A running primary and its replica that tests share; each uses file names of its own."""
+    running = _shared.running()
+    nodes = (running.primary, running.replica)
+    before = [len(node.log_text()) for node in nodes]
+    yield running
+    for node, start in zip(nodes, before, strict=True):
+        name = f"log of the {node.root.name}"
+        request.node.add_report_section("teardown", name, node.log_text()[start:][-20000:])
 
 
 @pytest.fixture
@@ -50,9 +77,10 @@ def own_node(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Filesys
 
 
 @pytest.fixture
-def judge(node: FilesystemNode, tmp_path: Path, request: pytest.FixtureRequest) -> Judge:
-    """Judges on the shared node."""
-    return Judge(node=node, bare_dir=_bare(tmp_path), stem=_stem(request.node.name))
+def judge(pair: Pair, tmp_path: Path, request: pytest.FixtureRequest) -> Judge:
+    """Judges on the shared primary, and holds the shared replica against it."""
+    stem = _stem(request.node.name)
+    return Judge(node=pair.primary, bare_dir=_bare(tmp_path), stem=stem, replicas=[pair.replica])
 
 
 @pytest.fixture

@@ -2,14 +2,37 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from tests.support.filesystem_node import FilesystemNode
 from tests.support.fuse_mounts import Watchdog
 from tests.support.scenario import BareDirectory, Place, Scenario, Session
 from tests.support.verdict import Finding, check_database, check_replica, probe
 
 SCENARIO_TIMEOUT_S = 120.0
 """A scenario takes about a second. When this has passed the mount is aborted and the test fails."""
+
+
+class Node(Place, Protocol):
+    """A node that tests may restart: `FilesystemNode` and `LitefsNode` both are."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the node runs and its mount is there."""
+
+    def start(self) -> None:
+        """Starts the node and returns when its mount is there."""
+
+    def stop(self) -> None:
+        """Stops the node, whatever state it is in."""
+
+    def kill(self) -> None:
+        """Ends the node with SIGKILL and detaches the dead mount."""
+
+    def restart(self) -> None:
+        """Stops in good order and starts again on the same data directory."""
+
+    def log_text(self) -> str:
+        """Returns all log lines so far."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,7 +46,7 @@ class Judge:
         replicas: nodes that follow `node`.
     """
 
-    node: FilesystemNode
+    node: Node
     bare_dir: Path
     stem: str
     replicas: list[Place] = field(default_factory=list)

@@ -1,0 +1,319 @@
+"""Plays transactions against the storage layer with the file operations SQLite makes for them, without FUSE.
+
+A `Player` is one connection to one database. It holds what SQLite would hold: the pages as the connection sees
+them. The operations and their order are those of SQLite 3.40 (pager.c, wal.c), pages are small, and their content
+is random but for page 1, which states the page size, the size of the database, and the journal mode.
+"""
+
+import random
+import struct
+from collections.abc import Iterable, Mapping
+from enum import Enum
+
+from litefs.errors import LiteFSError
+from litefs.formats.journal import JOURNAL_HEADER_SIZE, JOURNAL_MAGIC, JournalReader, JournalWriter
+from litefs.formats.sqlite_header import DATABASE_MAGIC
+from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, encode_frame_header
+from litefs.storage.disk import Disk
+from litefs.storage.scratch import ScratchFile
+from litefs.storage.served import ServedDatabase
+from litefs.storage.steps import Steps, run
+from litefs.storage.store import Store
+
+PAGE_SIZE = 1024
+"""Two sectors, so that a page can be torn."""
+
+_SECTOR = 512
+_U32 = struct.Struct(">I")
+
+Refusal = (LiteFSError, OSError)
+
+
+class JournalEnd(Enum):
+    """How a rollback-mode transaction ends: `PRAGMA journal_mode`."""
+
+    DELETE = "delete"
+    TRUNCATE = "truncate"
+    PERSIST = "persist"
+
+
+def page_one(page_n: int, counter: int, *, wal: bool, page_size: int = PAGE_SIZE) -> bytes:
+    """Returns a page 1 that SQLite would take for one."""
+    header = bytearray(page_size)
+    header[:16] = DATABASE_MAGIC
+    header[16:18] = (page_size if page_size < 65536 else 1).to_bytes(2, "big")
+    header[18:20] = b"\2\2" if wal else b"\1\1"
+    for offset, value in ((24, counter), (28, page_n), (92, counter)):
+        _U32.pack_into(header, offset, value)
+    header[100:] = random.Random(counter).randbytes(page_size - 100)
+    return bytes(header)
+
+
+def go_on(steps: Steps[None] | None) -> None:
+    """Drives what may be left of a call."""
+    if steps is not None:
+        run(steps)
+
+
+class Player:
+    """One connection. `pages` are those of the committed database as it sees them, page `pgno` at `pgno - 1`."""
+
+    def __init__(
+        self, store: Store, name: str = "a.db", *, page_size: int = PAGE_SIZE, seed: int = 1, create: bool = True
+    ) -> None:
+        self.store = store
+        self.name = name
+        self.page_size = page_size
+        self.pages: list[bytes] = []
+        self.wal = False
+        self._random = random.Random(seed)
+        self._counter = 0
+        self._header: WalHeader | None = None
+        self._checksum = (0, 0)
+        self._frames: list[int] = []  # pgno of each committed frame of this WAL generation
+        self._backfilled = 0
+        if create:
+            store.create(name)
+        else:
+            self.look()
+
+    @property
+    def served(self) -> ServedDatabase:
+        return self.store.databases[self.name]
+
+    @property
+    def content(self) -> bytes:
+        return b"".join(self.pages)
+
+    def look(self) -> None:
+        """Reads the database anew, as a connection that has just been opened."""
+        data = self.served.read(0, self.served.size)
+        self.pages = [data[at : at + self.page_size] for at in range(0, len(data), self.page_size)]
+        self.wal = bool(data) and data[18] == 2
+        self._counter = _U32.unpack_from(data, 24)[0] if data else 0
+
+    def change(self, pgnos: Iterable[int], page_n: int | None = None, *, wal: bool | None = None) -> list[bytes]:
+        """Returns the pages of a next state: those numbers new (and page 1), the others as they are."""
+        wanted = set(pgnos) | {1}
+        size = page_n if page_n is not None else max(len(self.pages), *wanted)
+        self._counter += 1
+        after = [
+            self._random.randbytes(self.page_size)
+            if pgno in wanted or pgno > len(self.pages)
+            else self.pages[pgno - 1]
+            for pgno in range(1, size + 1)
+        ]
+        after[0] = page_one(size, self._counter, wal=self.wal if wal is None else wal, page_size=self.page_size)
+        return after
+
+    # ---- rollback modes ----
+
+    def commit(self, after: list[bytes], *, sync: bool = True, end: JournalEnd = JournalEnd.DELETE) -> None:
+        """A transaction in a rollback mode. If it is refused it is rolled back, and the refusal raised."""
+        try:
+            self.begin(after, sync=sync)
+            self.write_pages(after, sync=sync)
+            self.end(end)
+        except Refusal:
+            self.roll_back()
+            raise
+        self.pages = after
+
+    def begin(self, after: list[bytes], *, sync: bool, super_journal: str = "") -> None:
+        """Writes the journal."""
+        journal = self.served.journal
+        if journal.file is None:
+            journal.create()
+        old = len(self.pages)
+        changed = [pgno for pgno in range(1, old + 1) if pgno > len(after) or after[pgno - 1] != self.pages[pgno - 1]]
+        writer = JournalWriter(page_size=self.page_size, page_n=old, nonce=self._random.getrandbits(32))
+        header = writer.header(len(changed))
+        go_on(journal.write(0, bytes(12) + header[12:] if sync else header))
+        offset = _SECTOR
+        for pgno in changed:
+            record = writer.record(pgno, self.pages[pgno - 1])
+            for piece in (record[:4], record[4:-4], record[-4:]):
+                go_on(journal.write(offset, piece))
+                offset += len(piece)
+        if super_journal:
+            name = super_journal.encode()
+            go_on(journal.write(offset, _U32.pack(0x40000000 // self.page_size + 1)))
+            trailer = struct.pack(">II8s", len(name), sum(name), JOURNAL_MAGIC)
+            go_on(journal.write(offset + 4, name + trailer))
+        if sync:
+            journal.sync()
+            go_on(journal.write(0, header[:12]))
+            journal.sync()
+
+    def write_pages(self, after: list[bytes], *, sync: bool) -> None:
+        """Writes the changed pages into the database, cuts it if it shrinks, and syncs it."""
+        for pgno, page in enumerate(after, 1):
+            if pgno > len(self.pages) or page != self.pages[pgno - 1]:
+                self.served.write((pgno - 1) * self.page_size, page, by_sqlite=True)
+        if len(after) < len(self.pages):
+            self.served.truncate(len(after) * self.page_size, by_sqlite=True)
+        if sync:
+            run(self.served.sync())
+
+    def end(self, end: JournalEnd) -> None:
+        """Ends the journal: the commit, or the end of a rollback."""
+        journal = self.served.journal
+        if end is JournalEnd.DELETE:
+            run(journal.unlink())
+        elif end is JournalEnd.TRUNCATE:
+            run(journal.truncate(0))
+        else:
+            go_on(journal.write(0, bytes(JOURNAL_HEADER_SIZE)))
+
+    def roll_back(self, *, sync: bool = True) -> None:
+        """Plays the journal back, as SQLite does after a refusal, or whoever finds it hot."""
+        journal = self.served.journal
+        if journal.file is None:
+            return
+        reader = JournalReader(journal.file.read, journal.file.size)
+        if reader.header is not None:
+            for record in reader.records():
+                self.served.write((record.pgno - 1) * self.page_size, record.page, by_sqlite=True)
+            self.served.truncate(reader.header.page_n * self.page_size, by_sqlite=True)
+            if sync:
+                run(self.served.sync())
+        run(journal.unlink())
+
+    # ---- WAL mode ----
+
+    def enter_wal(self) -> None:
+        """`PRAGMA journal_mode=WAL`: page 1 by a rollback journal, then an empty WAL."""
+        self.commit(self.change([1], wal=True))
+        self.wal = True
+        self.served.wal.create()
+
+    def wal_commit(self, after: list[bytes], *, sync: bool = False) -> None:
+        """A transaction in WAL mode. If its last frame is refused SQLite asks once more; then it is raised.
+
+        The change must be one of pages: a shrink is told by the commit frame alone.
+        """
+        changed = {
+            pgno: page
+            for pgno, page in enumerate(after, 1)
+            if pgno > len(self.pages) or page != self.pages[pgno - 1]
+        }
+        self.write_frames(changed, len(after))
+        if sync:
+            run(self.served.database.sync_log())
+        self.pages = after
+
+    def write_frames(self, changed: Mapping[int, bytes], commit: int) -> None:
+        """Appends the frames of a transaction behind the last committed one."""
+        wal = self.served.wal
+        if self._header is None or (self._frames and self._backfilled == len(self._frames)):
+            self._restart()
+        assert self._header is not None
+        checksum = self._checksum
+        offset = WAL_HEADER_SIZE + len(self._frames) * (FRAME_HEADER_SIZE + self.page_size)
+        for place, (pgno, page) in enumerate(changed.items(), 1):
+            size = commit if place == len(changed) else 0
+            header, checksum = encode_frame_header(self._header, checksum, pgno, size, page)
+            for piece in (header, page[: self.page_size // 2]):
+                go_on(wal.write(offset, piece))
+                offset += len(piece)
+            rest = page[self.page_size // 2 :]
+            try:
+                go_on(wal.write(offset, rest))
+            except Refusal:
+                go_on(wal.write(offset, rest))
+            offset += len(rest)
+        self._checksum = checksum
+        self._frames.extend(changed)
+
+    def forget_frames(self, frame_n: int) -> None:
+        """Recovers the WAL short of its last `frame_n` frames, as SQLite does when their checksums are wrong."""
+        del self._frames[len(self._frames) - frame_n :]
+        self._checksum = (self._random.getrandbits(32), self._random.getrandbits(32))
+        self._backfilled = 0
+        self.pages = self._pages_in_wal()
+
+    def checkpoint(self, frame_n: int | None = None, *, sync: bool = True) -> None:
+        """Copies the newest page of the first `frame_n` frames (all) into the database."""
+        frame_n = len(self._frames) if frame_n is None else frame_n
+        if sync:
+            run(self.served.database.sync_log())
+        size = FRAME_HEADER_SIZE + self.page_size
+        places = {pgno: WAL_HEADER_SIZE + index * size for index, pgno in enumerate(self._frames[:frame_n])}
+        for pgno in sorted(places):
+            if pgno <= len(self.pages):
+                page = self.served.wal.read(places[pgno] + FRAME_HEADER_SIZE, self.page_size)
+                self.served.write((pgno - 1) * self.page_size, page, by_sqlite=True)
+        self._backfilled = frame_n
+        if frame_n == len(self._frames):
+            self.served.truncate(len(self.pages) * self.page_size, by_sqlite=True)
+            if sync:
+                run(self.served.sync())
+
+    def close_wal(self) -> None:
+        """The last connection closes: everything into the database, then the WAL goes."""
+        self.checkpoint()
+        self.served.wal.unlink()
+        self._header, self._frames, self._backfilled = None, [], 0
+
+    def _restart(self) -> None:
+        salt = self._header.salt1 + 1 if self._header is not None else self._random.getrandbits(31)
+        self._header = WalHeader(
+            big_endian=False,
+            page_size=self.page_size,
+            checkpoint_seq=0,
+            salt1=salt,
+            salt2=self._random.getrandbits(32),
+        )
+        go_on(self.served.wal.write(0, self._header.encode()))
+        self._checksum = self._header.checksum
+        self._frames, self._backfilled = [], 0
+
+    def _pages_in_wal(self) -> list[bytes]:
+        """The database as its frames and the database file have it; the last commit frame says how large it is."""
+        size = FRAME_HEADER_SIZE + self.page_size
+        page_n = self.served.size // self.page_size
+        newest: dict[int, bytes] = {}
+        for index, pgno in enumerate(self._frames):
+            frame = self.served.wal.read(WAL_HEADER_SIZE + index * size, size)
+            newest[pgno] = frame[FRAME_HEADER_SIZE:]
+            page_n = _U32.unpack_from(frame, 4)[0] or page_n
+        return [newest.get(pgno) or self._in_file(pgno) for pgno in range(1, page_n + 1)]
+
+    def _in_file(self, pgno: int) -> bytes:
+        return self.served.read((pgno - 1) * self.page_size, self.page_size).ljust(self.page_size, b"\0")
+
+    # ---- files that are no transaction ----
+
+    def load(self, data: bytes) -> None:
+        """`cp` over the database: opened with O_TRUNC, written, synced."""
+        self.served.truncate(0, by_sqlite=False)
+        for offset in range(0, len(data), 4096):
+            self.served.write(offset, data[offset : offset + 4096], by_sqlite=False)
+        run(self.served.sync())
+        self.look()
+
+
+def make_super_journal(store: Store, disk: Disk, name: str, members: Iterable[str]) -> None:
+    """Creates the file that names the journals of a transaction over several databases."""
+    scratch = store.super_journals[name.encode()] = ScratchFile(disk, store.data_dir.path)
+    scratch.write(0, b"".join(f"/mnt/{member}-journal\0".encode() for member in members))
+
+
+def commit_together(
+    players: list[Player], afters: list[list[bytes]], *, sync: bool = True, end: JournalEnd = JournalEnd.DELETE
+) -> None:
+    """A transaction over several databases. If it is refused all are rolled back, and the refusal raised."""
+    store, name = players[0].store, f"{players[0].name}-mj012345678"
+    make_super_journal(store, store.disk, name, (player.name for player in players))
+    try:
+        for player, after in zip(players, afters, strict=True):
+            player.begin(after, sync=sync, super_journal="/mnt/" + name)
+            player.write_pages(after, sync=sync)
+        run(store.unlink_super_journal(name.encode()))
+    except Refusal:
+        for player in players:
+            player.roll_back()
+        raise
+    for player, after in zip(players, afters, strict=True):
+        player.end(end)
+        player.pages = after
