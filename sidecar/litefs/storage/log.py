@@ -13,6 +13,7 @@ Guarantees:
 Assumes: one writer; readers (`log_reader`) open the segments by themselves and stay behind committed txids.
 """
 
+import contextlib
 import itertools
 import os
 import secrets
@@ -25,7 +26,9 @@ from litefs.errors import DiskLostError
 from litefs.storage.disk import Disk
 from litefs.storage.log_format import (
     RECORD_HEADER_SIZE,
+    RECORD_MAGIC,
     SEGMENT_HEADER_SIZE,
+    STATE_OFFSET,
     RecordState,
     encode_record_header,
     encode_segment_header,
@@ -103,7 +106,12 @@ class StreamAppend:
         self._position += size
 
     def finish(self, post_apply: int, *, group: int = 0, state: int = RecordState.LIVE) -> LogRecord:
-        """Writes the header, which makes the image part of the log. It is durable after the next `sync`."""
+        """Writes the header, which makes the image part of the log. It is durable after the next `sync`.
+
+        Raises:
+            OSError: the image is given up.
+            DiskLostError: it may count after a restart, so the process must not go on.
+        """
         segment = self._segment
         offset = segment.end
         length = self._position - offset - RECORD_HEADER_SIZE
@@ -111,7 +119,11 @@ class StreamAppend:
         header = encode_record_header(
             state, length, min_txid, max_txid, group, post_apply, segment.segment_id, self._log.durable_txid
         )
-        self._disk.write("log.append_header", segment.fd, header, offset)
+        try:
+            self._disk.write("log.append_header", segment.fd, header, offset)
+        except OSError:
+            self._log.strike_out(segment)
+            raise
         return self._log.appended(
             segment, LogRecord(segment.fd, offset, length, min_txid, max_txid, group, post_apply, segment.segment_id)
         )
@@ -151,6 +163,7 @@ class Log:
 
         Raises:
             OSError: the disk is full or failed; the log is as it was.
+            DiskLostError: the image may count after a restart, so the process must not go on.
         """
         length = len(image)
         segment = self._segment_for(length, min_txid)
@@ -158,7 +171,11 @@ class Log:
             state, length, min_txid, max_txid, group, post_apply, segment.segment_id, self.durable_txid
         )
         offset = segment.end
-        self._disk.write("log.append", segment.fd, header + image, offset)
+        try:
+            self._disk.write("log.append", segment.fd, header + image, offset)
+        except OSError:
+            self.strike_out(segment)
+            raise
         return self.appended(
             segment, LogRecord(segment.fd, offset, length, min_txid, max_txid, group, post_apply, segment.segment_id)
         )
@@ -172,10 +189,23 @@ class Log:
         segment.end = record.offset + RECORD_HEADER_SIZE + padded(record.length)
         segment.last_txid = self.last_txid = record.max_txid
         segment.last_append_s = time.monotonic()
-        self.size_bytes += RECORD_HEADER_SIZE + record.length
+        self.size_bytes += RECORD_HEADER_SIZE + padded(record.length)
         if segment.fd not in self._unsynced:
             self._unsynced.append(segment.fd)
         return record
+
+    def strike_out(self, segment: Segment) -> None:
+        """Makes sure that what a failed append left at the end of a segment is no record after a restart.
+
+        Raises:
+            DiskLostError: it may be one.
+        """
+        try:
+            if self._disk.read("log.look_back", segment.fd, len(RECORD_MAGIC), segment.end) == RECORD_MAGIC:
+                self._disk.write("log.strike_out", segment.fd, bytes(RECORD_HEADER_SIZE), segment.end)
+                self._disk.sync("log.strike_out_sync", segment.fd)
+        except OSError as error:
+            raise DiskLostError(f"{segment.path}: a refused image may be in the log: {error}") from error
 
     # ---- durability ----
 
@@ -210,9 +240,8 @@ class Log:
         Raises:
             DiskLostError: the record may count after a restart, so the process must not go on.
         """
-        header = self._header_with_state(record, RecordState.VOID)
         try:
-            self._disk.write("log.void", record.fd, header, record.offset)
+            self._disk.write("log.void", record.fd, bytes([RecordState.VOID]), record.offset + STATE_OFFSET)
             self._disk.sync("log.void_sync", record.fd)
         except OSError as error:
             raise DiskLostError(
@@ -221,27 +250,16 @@ class Log:
         self.void_n += 1  # a sync under way has not seen the image that will bear this txid next
         segment = self._current
         if segment is not None and segment.fd == record.fd and last_txid < record.min_txid:
+            self.size_bytes -= segment.end - record.offset
             segment.end = record.offset
             segment.last_txid = self.last_txid = last_txid
             self.durable_txid = min(self.durable_txid, last_txid)
 
     def mark_live(self, record: LogRecord) -> None:
         """Turns a prepared record into a live one. Durable after the next `sync`."""
-        self._disk.write("log.mark_live", record.fd, self._header_with_state(record, RecordState.LIVE), record.offset)
+        self._disk.write("log.mark_live", record.fd, bytes([RecordState.LIVE]), record.offset + STATE_OFFSET)
         if record.fd not in self._unsynced:
             self._unsynced.append(record.fd)
-
-    def _header_with_state(self, record: LogRecord, state: RecordState) -> bytes:
-        return encode_record_header(
-            state,
-            record.length,
-            record.min_txid,
-            record.max_txid,
-            record.group,
-            record.post_apply,
-            record.segment_id,
-            0,
-        )
 
     # ---- segments ----
 
@@ -255,12 +273,12 @@ class Log:
     def first_txid(self) -> int:
         """Returns the oldest image in the log, or 0 if it is empty."""
         segment = self._closed[0] if self._closed else self._current
-        return segment.first_txid if segment is not None and segment.last_txid else 0
+        return segment.first_txid if segment is not None and segment.end > SEGMENT_HEADER_SIZE else 0
 
     def wants_spare(self) -> bool:
-        """The current segment is half full and no next one stands ready."""
+        """No next segment stands ready, and the current one is half full or missing."""
         segment = self._current
-        return segment is not None and self._spare is None and segment.end * 2 > segment.capacity
+        return self._spare is None and (segment is None or segment.end * 2 > segment.capacity)
 
     def spare_capacity(self) -> int:
         """Returns the size in bytes that the next segment should have."""
@@ -276,7 +294,9 @@ class Log:
                 self._disk.write("log.spare_zeros", fd, _ZEROS[: capacity - offset], offset)
             self._disk.sync("log.spare_sync", fd)
         except OSError:
+            # It may be what fills the disk.
             self._disk.close("log.spare_close", fd)
+            self._disk.unlink("log.spare_unlink", path)
             raise
         return Spare(path, fd, capacity)
 
@@ -290,12 +310,18 @@ class Log:
 
     def _segment_for(self, length: int, min_txid: int) -> Segment:
         segment = self._current
-        if segment is not None and segment.end + RECORD_HEADER_SIZE + padded(length) <= segment.capacity:
-            return segment
+        if segment is not None:
+            is_empty = segment.end == SEGMENT_HEADER_SIZE
+            if is_empty or segment.end + RECORD_HEADER_SIZE + padded(length) <= segment.capacity:
+                return segment
         return self._roll(min_txid)
 
     def _roll(self, first_txid: int) -> Segment:
-        """Starts the next segment. An image larger than a segment simply extends its file."""
+        """Starts the next segment. An image larger than a segment simply extends its file.
+
+        Crash: a segment appears under its name with a durable header or not at all; without its name only
+        images are lost that were never reported durable, for their sync comes after that of the directory.
+        """
         if self._spare is None:
             self._spare = self.make_spare(self.spare_capacity())
         spare = self._spare
@@ -306,11 +332,17 @@ class Log:
             for directory in (self.directory.parent, self.directory.parent.parent):
                 self._disk.sync_directory("log.parents", directory)
         self._disk.write("log.segment_header", fd, encode_segment_header(segment_id, first_txid), 0)
-        # Crash: before the directory is synced the segment may be missing, and with it only images that
-        # were never reported durable: their sync comes after this.
+        self._disk.sync("log.segment_sync", fd)
         self._disk.rename("log.segment_rename", spare.path, path)
         self._spare = None
-        self._disk.sync_directory("log.segment_directory", self.directory)
+        try:
+            self._disk.sync_directory("log.segment_directory", self.directory)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._disk.unlink("log.segment_unlink", path)
+            self._disk.close("log.segment_close", fd)
+            raise
+        self.size_bytes += SEGMENT_HEADER_SIZE
         if self._current is not None:
             self._closed.append(self._current)
         self._current = Segment(

@@ -13,7 +13,7 @@ Record, at a multiple of 8, big-endian:
 
     offset size field
     0      4    magic "LREC"
-    4      1    state: 1 live, 2 void, 3 prepared as part of a transaction over several databases
+    4      1    state: "L" live, "V" void, "P" prepared as part of a transaction over several databases
     5      3    zero
     8      8    length of the image in bytes
     16     8    min_txid
@@ -22,8 +22,11 @@ Record, at a multiple of 8, big-endian:
     40     8    post-apply checksum of the image
     48     8    segment id
     56     8    durable: every image through this txid was durable when this one was appended
-    64     8    CRC-64 of bytes 0–63
+    64     8    CRC-64 of bytes 0–63, the state taken as zero
     72     …    the LTX image, byte for byte; then zeros up to a multiple of 8
+
+The state is one byte outside the CRC, so that it changes in one piece whatever a power cut tears; the letters
+differ in two bits at least, so that a flipped bit makes none of them into another.
 
 The log of a database ends where no valid record follows, or where the image behind it does not verify:
 a torn tail. If a later record says that what is missing was durable, it is damage and not a tail.
@@ -41,6 +44,8 @@ RECORD_MAGIC = b"LREC"
 SEGMENT_HEADER_SIZE = 64
 RECORD_HEADER_SIZE = 72
 RECORD_ALIGNMENT = 8
+STATE_OFFSET = 4
+"""Of the state within a record header."""
 
 _SEGMENT = struct.Struct(">8sQQ32x")
 _RECORD = struct.Struct(">4sB3xQQQQQQQ")
@@ -52,9 +57,12 @@ assert _RECORD.size == RECORD_HEADER_SIZE - 8
 class RecordState(IntEnum):
     """What a record counts for at recovery."""
 
-    LIVE = 1
-    VOID = 2
-    PREPARED = 3
+    LIVE = ord("L")
+    VOID = ord("V")
+    PREPARED = ord("P")
+
+
+_STATES = frozenset(RecordState)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +83,8 @@ def encode_record_header(
     state: int, length: int, min_txid: int, max_txid: int, group: int, post_apply: int, segment_id: int, durable: int
 ) -> bytes:
     """Returns the 72 bytes before an image: plain values, for the commit path."""
-    body = _RECORD.pack(RECORD_MAGIC, state, length, min_txid, max_txid, group, post_apply, segment_id, durable)
-    return body + _U64.pack(crc64(body))
+    body = _RECORD.pack(RECORD_MAGIC, 0, length, min_txid, max_txid, group, post_apply, segment_id, durable)
+    return b"%b%c%b%b" % (RECORD_MAGIC, state, body[STATE_OFFSET + 1 :], _U64.pack(crc64(body)))
 
 
 def decode_record_header(data: bytes) -> RecordHeader:
@@ -87,11 +95,11 @@ def decode_record_header(data: bytes) -> RecordHeader:
     """
     if len(data) < RECORD_HEADER_SIZE or data[:4] != RECORD_MAGIC:
         raise FormatError("no log record here")
-    body = data[: _RECORD.size]
-    if _U64.unpack_from(data, _RECORD.size)[0] != crc64(body):
+    _, state, length, min_txid, max_txid, group, post_apply, segment_id, durable = _RECORD.unpack_from(data)
+    stateless = b"%b\0%b" % (RECORD_MAGIC, data[STATE_OFFSET + 1 : _RECORD.size])
+    if _U64.unpack_from(data, _RECORD.size)[0] != crc64(stateless):
         raise FormatError("log record header: wrong CRC")
-    _, state, length, min_txid, max_txid, group, post_apply, segment_id, durable = _RECORD.unpack(body)
-    if state not in (1, 2, 3):
+    if state not in _STATES:
         raise FormatError(f"log record header: unknown state {state}")
     return RecordHeader(
         state=RecordState(state),
