@@ -134,12 +134,18 @@ def show_log(pair: Pair) -> None:
         expect(f"litefs ltx {command} succeeds", done.code == 0, done.err)
 
 
+def kill_all(pair: Pair) -> None:
+    """Ends both nodes the hard way: whatever step hangs then fails."""
+    for node in (pair.replica, pair.primary):
+        node.kill()
+
+
 def main() -> int:
     """Runs all steps; returns the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="litefs-demo-", ignore_cleanup_errors=True) as directory:
         pair = Pair(Path(directory))
-        watchdog = threading.Timer(DEMO_TIMEOUT_S, lambda: [node.kill() for node in (pair.replica, pair.primary)])
+        watchdog = threading.Timer(DEMO_TIMEOUT_S, kill_all, args=[pair])
         watchdog.daemon = True
         watchdog.start()
         try:

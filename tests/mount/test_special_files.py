@@ -3,8 +3,7 @@
 import re
 
 from tests.support import children
-from tests.support.filesystem_node import FilesystemNode
-from tests.support.judge import Judge
+from tests.support.judge import Judge, Node
 from tests.support.scenario import Session
 
 EMPTY_CHECKSUM = "8000000000000000"
@@ -14,7 +13,7 @@ def _read(judge: Judge, name: str) -> str:
     return children.checked(["cat", judge.node.mount_dir / name], free=judge.node.free)
 
 
-def _listing(node: FilesystemNode) -> list[str]:
+def _listing(node: Node) -> list[str]:
     return children.checked(["ls", "-a", "-U", node.mount_dir], free=node.free).splitlines()
 
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.sqlite_suite.build import SuiteUnavailableError, testfixture
+from tests.sqlite_suite.build import SuiteUnavailableError, obtain_testfixture
 from tests.sqlite_suite.compare import Comparison, compare_file
 from tests.sqlite_suite.files import ALL_FILES, QUICK_FILES, SUITE_SETTINGS
 from tests.support.filesystem_node import FilesystemNode
@@ -29,7 +29,7 @@ def main() -> int:
     arguments = parser.parse_args()
     names = arguments.files or list(QUICK_FILES if arguments.quick else ALL_FILES)
     try:
-        fixture = testfixture()
+        fixture = obtain_testfixture()
     except SuiteUnavailableError as error:
         print(f"SQLite's suite cannot be had here: {error}", file=sys.stderr)
         return 2
@@ -59,7 +59,9 @@ def main() -> int:
 
 def _print(comparison: Comparison, *, verbose: bool) -> None:
     bare, mounted = comparison.bare, comparison.mounted
-    print(f"{bare.name:14} {bare.test_n:6} {bare.seconds:7.1f} {mounted.seconds:8.1f}  {comparison.verdict}", flush=True)
+    print(
+        f"{bare.name:14} {bare.test_n:6} {bare.seconds:7.1f} {mounted.seconds:8.1f}  {comparison.verdict}", flush=True
+    )
     if verbose and not comparison.is_same:
         print(mounted.output)
 

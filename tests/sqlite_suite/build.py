@@ -75,19 +75,14 @@ def cache_dir() -> Path:
     return Path(chosen) if chosen else Path.home() / ".cache" / "litefs-sqlite-suite"
 
 
-def testfixture(*, may_build: bool = True) -> Testfixture:
+def obtain_testfixture() -> Testfixture:
     """Returns the test program, building it when it is not in the cache.
 
-    Args:
-        may_build: False only looks into the cache.
-
     Raises:
-        SuiteUnavailableError: no source package, no compiler, no Tcl, or `may_build` is False and nothing is built.
+        SuiteUnavailableError: there is no source package, no compiler or no Tcl.
     """
     cache = cache_dir()
     if not (cache / _STAMP).exists():
-        if not may_build:
-            raise SuiteUnavailableError(f"not built yet (tests/sqlite_suite/run builds it in {cache})")
         cache.mkdir(parents=True, exist_ok=True)
         with _exclusive(cache / "lock"):
             if not (cache / _STAMP).exists():
@@ -98,9 +93,6 @@ def testfixture(*, may_build: bool = True) -> Testfixture:
         test_dir=source / "test",
         version=(source / "VERSION").read_text().strip(),
     )
-
-
-testfixture.__test__ = False  # type: ignore[attr-defined]  # pytest would take the name for a test
 
 
 def _build(cache: Path) -> None:

@@ -15,7 +15,18 @@ ALL_FILES = (
 QUICK_FILES = (
     *("wal", "wal2", "wal4", "walmode", "waloverwrite", "walpersist", "walcksum", "walro2"),
     *("journal2", "jrnlmode", "jrnlmode2", "mjournal", "pager4", "rollback", "savepoint", "trans3"),
-    *("vacuum", "vacuum-into", "crash8", "exclusive", "lock2", "lock4", "mmap1", "autovacuum", "unixexcl", "cachespill"),
+    *(
+        "vacuum",
+        "vacuum-into",
+        "crash8",
+        "exclusive",
+        "lock2",
+        "lock4",
+        "mmap1",
+        "autovacuum",
+        "unixexcl",
+        "cachespill",
+    ),
 )
 """The subset of `make test`: every subject, nothing that takes more than a second on ext4."""
 

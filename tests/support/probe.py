@@ -3,13 +3,14 @@
     python -m tests.support.probe PATH [--large] [--replica]
 
 A fresh process, so that nothing is seen but what a new application would see. `--large` reads the file in pieces
-instead of having SQLite serialize the database in memory. `--replica` does not checkpoint and so compares no file.
+instead of having SQLite serialize the database in memory. `--replica` does not checkpoint.
 
 Printed:
     integrity       rows of `PRAGMA integrity_check`
     checksum        of the database as SQLite shows it, recomputed from its pages, 16 hex digits
-    file_checksum   of the bytes of the database file after a checkpoint (TRUNCATE) left nothing in the WAL,
-    file_page_n, file_bytes
+    file_checksum   of the bytes of the database file after a checkpoint (TRUNCATE) left nothing in the WAL, on a
+                    replica of file and WAL together,
+    file_page_n
     position        what `<database>-pos` says, or null where there is no such file
     page_size, page_n, journal_mode, sha256 (of the pages), content (sha256 of the dump)
 """
@@ -29,16 +30,40 @@ def _checksum_of_bytes(data: bytes | memoryview, page_size: int) -> int:
     return database_checksum(page_checksums(memoryview(data), page_size, 1))
 
 
-def _checksum_of_file(path: str, page_size: int) -> tuple[int, int, str]:
-    """Returns checksum, page count and SHA-256 of a database file, in bounded memory."""
+def _checksum_of_file(path: str, page_size: int, newer: dict[int, bytes]) -> tuple[int, int, str]:
+    """Returns checksum, page count and SHA-256 of a database file under newer pages, in bounded memory."""
     checksums: list[int] = []
     digest = hashlib.sha256()
     pages_per_piece = max(1, _PIECE_BYTES // page_size)
     with open(path, "rb", buffering=0) as file:
-        while piece := file.read(pages_per_piece * page_size):
+        while piece := bytearray(file.read(pages_per_piece * page_size)):
+            first = len(checksums) + 1
+            for index in range(len(piece) // page_size):
+                if first + index in newer:
+                    piece[index * page_size : (index + 1) * page_size] = newer.pop(first + index)
             digest.update(piece)
-            checksums += page_checksums(memoryview(piece), page_size, len(checksums) + 1)
+            checksums += page_checksums(memoryview(piece), page_size, first)
+    for pgno in sorted(newer):
+        digest.update(newer[pgno])
+        checksums += page_checksums(memoryview(newer[pgno]), page_size, pgno)
     return database_checksum(checksums), len(checksums), digest.hexdigest()
+
+
+def _pages_of_wal(path: str, page_size: int) -> dict[int, bytes]:
+    """Returns the newest committed content of each page in the WAL. Nobody may be writing."""
+    newest: dict[int, bytes] = {}
+    uncommitted: dict[int, bytes] = {}
+    if not os.path.exists(f"{path}-wal"):
+        return newest
+    with open(f"{path}-wal", "rb") as wal:
+        salts = wal.read(32)[16:24]
+        while len(header := wal.read(24)) == 24 and header[8:16] == salts:
+            uncommitted[int.from_bytes(header[:4], "big")] = wal.read(page_size)
+            commit = int.from_bytes(header[4:8], "big")
+            if commit:
+                newest = {pgno: page for pgno, page in (newest | uncommitted).items() if pgno <= commit}
+                uncommitted = {}
+    return newest
 
 
 def _position(path: str) -> str | None:
@@ -55,10 +80,10 @@ def _look(path: str, *, large: bool, replica: bool) -> dict[str, object]:
     found: dict[str, object] = {
         "integrity": [row[0] for row in connection.execute("PRAGMA integrity_check")],
         "journal_mode": connection.execute("PRAGMA journal_mode").fetchone()[0],
-        "page_n": connection.execute("PRAGMA page_count").fetchone()[0],
     }
     page_size: int = connection.execute("PRAGMA page_size").fetchone()[0]
-    found["page_size"] = page_size
+    page_n: int = connection.execute("PRAGMA page_count").fetchone()[0]
+    found |= {"page_size": page_size, "page_n": page_n}
     if not large:
         pages = connection.serialize()
         found["checksum"] = f"{_checksum_of_bytes(pages, page_size):016x}"
@@ -69,9 +94,12 @@ def _look(path: str, *, large: bool, replica: bool) -> dict[str, object]:
         found["content"] = content.hexdigest()
     if not replica:
         found["checkpoint"] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if not replica:
+        assert os.stat(path).st_size == page_n * page_size, "the file ends elsewhere than the database"
     if not replica or large:
-        checksum, page_n, digest = _checksum_of_file(path, page_size)
-        found |= {"file_checksum": f"{checksum:016x}", "file_page_n": page_n, "file_bytes": os.stat(path).st_size}
+        newer = _pages_of_wal(path, page_size) if replica else {}
+        checksum, file_page_n, digest = _checksum_of_file(path, page_size, newer)
+        found |= {"file_checksum": f"{checksum:016x}", "file_page_n": file_page_n}
         found |= {"checksum": found.get("checksum", f"{checksum:016x}"), "sha256": found.get("sha256", digest)}
     connection.close()
     found["position"] = _position(path)
