@@ -77,12 +77,11 @@ class Waiter:
 
 
 class _Task:
-    __slots__ = ("coroutine", "name", "restart")
+    __slots__ = ("coroutine", "name")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], name: str, restart: Callable[[], None] | None) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
         self.coroutine = coroutine
         self.name = name
-        self.restart = restart
 
 
 class _Lock:
@@ -121,15 +120,19 @@ class _Nursery:
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: str = "") -> None:
         """Starts a worker; one that dies of EAGAIN is started again (rule 2)."""
         self._alive += 1
-        self._loop.spawn(self._run(function, *args), name, lambda: self.start_soon(function, *args, name=name))
+        self._loop.spawn(self._run(function, *args), name)
 
     async def _run(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
-        try:
-            await function(*args)
-        finally:
-            self._alive -= 1
-            if not self._alive:
-                self._all_ended.complete()
+        while True:
+            try:
+                await function(*args)
+                break
+            except OSError as error:
+                if error.errno != errno.EAGAIN:
+                    raise
+        self._alive -= 1
+        if not self._alive:
+            self._all_ended.complete()
 
     async def __aexit__(self, *args: object) -> None:
         if self._alive:
@@ -159,9 +162,9 @@ class Loop:
 
     # ---- coroutines ----
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str, restart: Callable[[], None] | None = None) -> None:
-        """Starts a coroutine. An exception of its own ends the loop, unless it is EAGAIN and `restart` is given."""
-        self._ready.append(_Task(coroutine, name, restart))
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> None:
+        """Starts a coroutine. An exception that leaves it ends the loop: `run` raises it."""
+        self._ready.append(_Task(coroutine, name))
 
     def make_ready(self, task: _Task) -> None:
         """Queues a suspended task."""
@@ -197,8 +200,9 @@ class Loop:
             return value
 
     def run(self, main: Coroutine[Any, Any, T], name: str = "main") -> T:
-        """Runs until `main` ends. Returns its result, or raises what it raised."""
+        """Runs until `main` ends. Returns its result, or raises what it or any other coroutine raised."""
         outcome: list[T] = []
+        self._stopped = False
 
         async def supervise() -> None:
             try:
@@ -224,10 +228,6 @@ class Loop:
             task.coroutine.send(None)
         except StopIteration:
             pass
-        except OSError as error:
-            if error.errno != errno.EAGAIN or task.restart is None:
-                raise
-            task.restart()
         finally:
             self.current = None
 
@@ -246,6 +246,11 @@ class Loop:
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
         """Calls `callback` on the loop after `delay_s` seconds."""
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._timer_numbers), callback))
+
+    def call_from_signal(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` on the loop soon. A poll that a signal interrupts is taken up again: it has to be ended."""
+        self.call_later(0, callback)
+        os.eventfd_write(self._wake_fd, 1)
 
     def spin(self) -> None:
         """Asks the loop not to sleep for the next `SPIN_S`: another request is on its way."""

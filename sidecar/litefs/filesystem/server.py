@@ -100,7 +100,7 @@ class FilesystemServer:
         self._send_control(Mounted(_mount_device(settings.mount_dir)))
         self._loop.spawn(self._link.serve(), "link")
         self._loop.call_later(settings.retention_check_s, self._tick)
-        signal.signal(signal.SIGTERM, lambda number, frame: self._loop.call_later(0, self._end))
+        signal.signal(signal.SIGTERM, lambda number, frame: self._loop.call_from_signal(self._end))
         try:
             self._loop.run(pyfuse3.main(min_tasks=8, max_tasks=WORKERS_MAX))
         finally:
