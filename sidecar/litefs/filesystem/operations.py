@@ -34,8 +34,8 @@ from litefs.storage.store import NAME_BYTES_MAX, Store
 
 _log = logging.getLogger("litefs.filesystem")
 
-LOAD_POLL_S = 0.0005
-"""How often a request that has to wait for a load looks again."""
+WAIT_POLL_S = 0.0005
+"""How often a request that has to wait for a load or a state file looks again."""
 
 _WRITING = os.O_WRONLY | os.O_RDWR
 
@@ -131,7 +131,7 @@ class Operations(Answers):
         """A file that was just filled becomes a database first: the kernel does not wait for its writer's release."""
         served = self.store.databases.get(name)
         while served is not None and served.load is not None and served.load.is_committing:
-            await self.loop.sleep(LOAD_POLL_S)
+            await self.loop.sleep(WAIT_POLL_S)
 
     def _make(self, kind: Kind, name: str, owner: str, mode: int, ctx: pyfuse3.RequestContext) -> Inode:
         inode = self.inodes.add(kind, name, mode, ctx.uid, ctx.gid, named=False)
@@ -221,6 +221,9 @@ class Operations(Answers):
         if kind is not Kind.REPLACEMENT or owner != target or source is None or not self._is_node(ctx):
             raise pyfuse3.FUSEError(errno.EPERM)
         old = self.inodes.by_name.get(target)
+        before = self.store.databases.get(target)
+        while before is not None and before.database.is_checkpointing:
+            await self.loop.sleep(WAIT_POLL_S)
         served = self.store.flip_replacement(target)
         if old is not None:
             self.inodes.unname(old)
@@ -228,6 +231,8 @@ class Operations(Answers):
         del self.inodes.by_name[source.name]
         source.name, source.kind, source.served = target, Kind.DATABASE, served
         self.inodes.by_name[target] = source
+        if served.database.wal_mode and not self.store.gate.is_open:
+            self.make_wal(target, served)
 
     # ---- open files ----
 

@@ -253,4 +253,9 @@ class BaseFile:
         for layer in self.layers:
             layer.overlay.close()
         self.layers.clear()
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()

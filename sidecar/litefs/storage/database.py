@@ -84,6 +84,7 @@ class Database:
         page_size, page_n: of that state; 0 before the first commit, `page_n` 0 after a drop.
         sums: page checksums of that state, page `pgno` at index `pgno - 1`.
         base_txid: S, see the module's docstring.
+        is_checkpointing: the state file is being replaced in a thread; a replacement waits for it.
         stale: pages that the base (with its layers) does not show as committed: in WAL mode those whose
             newest content still lies in the WAL only.
         exists: the name shows in the mount.
@@ -113,6 +114,7 @@ class Database:
         self.size = self.base.size
         self.lost: Exception | None = None
         self.wal_mode = False
+        self.is_checkpointing = False
         self.on_accept: Callable[[Database], None] = lambda database: None
         self.note_header()
 
@@ -294,9 +296,10 @@ class Database:
             OSError: the log could not be synced (the disk is lost), or the base not written (try again later).
         """
         yield from self.sync_log()
-        while (layer := self.base.freeze(self.log.durable_txid)) is not None:
-            yield partial(self.base.write_layer, layer)
-            self.base.written(layer)
+        base = self.base
+        while base is self.base and (layer := base.freeze(self.log.durable_txid)) is not None:
+            yield partial(base.write_layer, layer)
+            base.written(layer)
 
     @property
     def is_settled(self) -> bool:
@@ -316,11 +319,11 @@ class Database:
         )
 
     def reopen(self, state: DatabaseState, sums: "array[int]") -> None:
-        """Goes on with the base file and the empty log that a replacement put in place."""
-        asides = list(self.base.asides)
-        for snapshot_id in asides:
-            self.base.close_aside(snapshot_id)
-        self.close()
+        """Goes on with the base file and the empty log that a replacement put in place.
+
+        The old ones are not closed here: a thread may be writing or syncing them, and a descriptor that is
+        closed under it may bear another file a moment later. They close themselves when nobody holds them.
+        """
         self.base = BaseFile(self.disk, self.directory / BASE_NAME, state.page_size)
         self.log = Log(self.disk, self.directory / LOG_NAME, self.settings.segment_bytes)
         self.log.adopt([], state.base_txid)

@@ -81,7 +81,13 @@ class Housekeeper:
         state = database.state_now()
         base, disk, directory = database.base, database.disk, database.directory
         yield base.sync
-        yield lambda: write_state(disk, directory, state)
+        if database.base is not base:
+            return  # replaced meanwhile: the state file is of the new base
+        database.is_checkpointing = True
+        try:
+            yield lambda: write_state(disk, directory, state)
+        finally:
+            database.is_checkpointing = False
         self.moved(database, state, now_s)
 
     def moved(self, database: Database, state: DatabaseState, now_s: float) -> None:

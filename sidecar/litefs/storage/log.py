@@ -378,4 +378,8 @@ class Log:
         if self._spare is not None:
             self._disk.close("log.close", self._spare.fd)
         self._closed.clear()
+        self._unsynced.clear()
         self._current = self._spare = None
+
+    def __del__(self) -> None:
+        self.close()

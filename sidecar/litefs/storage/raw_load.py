@@ -144,5 +144,7 @@ def replace_in_place(database: Database, page_size: int, page_n: int, sums: "arr
         timestamp_ms=database.now_ms(),
     )
     yield lambda: prepare_replacement(database.disk, database.directory, state)
+    while database.is_checkpointing:
+        yield None
     finish(database.disk, database.directory)
     database.reopen(state, sums)

@@ -17,7 +17,7 @@ from litefs.storage.disk import Disk
 from litefs.storage.recovery import FoundLog, Progress, read_found_log, recover
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.served import ServedDatabase
-from litefs.storage.state import DatabaseState, read_state
+from litefs.storage.state import NEXT_STATE_NAME, DatabaseState, read_state
 from litefs.storage.steps import Steps
 
 NAME_BYTES_MAX = 240
@@ -163,13 +163,17 @@ class Store:
         """Carries out a prepared replacement. The database served so far is dead; returns the new one.
 
         Raises:
+            CommitRefusedError: a commit came in between; the old state stands and the replacement is cancelled.
             CorruptStateError, OSError: recovery will finish it at the next start.
         """
         old = self.databases.get(name)
         directory = self._root / name
+        planned = read_state(directory, NEXT_STATE_NAME)
+        if self.gate.is_open and planned is not None and old is not None and planned.base_txid != old.database.txid + 1:
+            replacement.cancel_replacement(self.disk, directory)
+            raise CommitRefusedError(f"{name}: committed to while it was to be replaced")
         if old is not None:
             old.dead = True
-            old.close()
         if not replacement.finish(self.disk, directory):
             raise CorruptStateError(f"{name}: no replacement is prepared")
         state = read_state(directory)
