@@ -111,7 +111,7 @@ class FilesystemServer:
     # ---- behind the commits ----
 
     def _prepare_segment(self, database: Database) -> None:
-        """Makes the next log segment in a thread, before a commit needs it: a commit that had to would stop the loop."""
+        """Makes the next log segment in a thread: a commit that had to make it would stop the loop."""
         if database.name not in self._preparing:
             self._preparing.add(database.name)
             self._loop.spawn(self._make_segment(database), "segment")
