@@ -7,10 +7,13 @@ What is found, and what it means:
     no valid record after the run                torn tail of the last life: the log ends here
     a later record calls the missing one durable damage: refuse to start, say which image
     a prepared record of a group                 counts iff a record of that group is live in any database
+    a segment without a valid header             damage: it gets its name only when its header is durable
+    pages, but neither state file nor images     damage: nothing says what they are
     the checksum over the pages is another       base or log are damaged: refuse to start
 
-Crash: recovery changes nothing but pages of the base that the log after S holds, and the bytes behind
-the log's end; it can be cut off and begun again at any point.
+Crash: until all is verified recovery changes nothing but pages of the base that the log after S holds. Then it
+removes what lies behind the log's end, durably: an image that was left out now must not be found by a later start,
+when the images of this life may end where it begins. It can be cut off and begun again at any point.
 """
 
 import logging
@@ -30,6 +33,7 @@ from litefs.storage.log import SPARE_PREFIX, Segment
 from litefs.storage.log_format import (
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
+    STATE_OFFSET,
     RecordHeader,
     RecordState,
     decode_record_header,
@@ -67,28 +71,30 @@ class FoundLog:
         """Returns the groups that a live record here decides."""
         return {r.header.group for r in self.records if r.header.group and r.header.state == RecordState.LIVE}
 
+    def close(self, disk: Disk) -> None:
+        """Closes the segments of a log that is not taken over."""
+        for segment in self.segments:
+            disk.close("recovery.close_segment", segment.fd)
+        self.segments.clear()
+
 
 def scan_log(disk: Disk, directory: Path) -> FoundLog:
-    """Reads the headers of a log. Files with other names, and a segment without a valid header, are left alone.
+    """Reads the headers of a log. Files with other names are left alone.
 
     Raises:
-        CorruptStateError: a segment that is not the last one has no valid header.
+        CorruptStateError: a segment has no valid header.
     """
-    paths = sorted(path for path in directory.iterdir() if segment_txid(path.name) is not None)
     found = FoundLog([], [])
-    for path in paths:
+    for path in sorted(path for path in directory.iterdir() if segment_txid(path.name) is not None):
         fd = disk.open("recovery.open_segment", path, os.O_RDWR)
-        try:
-            segment_id, first_txid = decode_segment_header(disk.read("recovery.segment", fd, SEGMENT_HEADER_SIZE, 0))
-        except FormatError as error:
-            disk.close("recovery.close_segment", fd)
-            if path == paths[-1]:
-                _log.warning("%s: %s: left over from a crash, ignored", path, error)
-                break
-            raise CorruptStateError(f"{path}: {error}") from error
-        stat = os.fstat(fd)
-        segment = Segment(path, fd, segment_id, first_txid, 0, SEGMENT_HEADER_SIZE, stat.st_size, 0.0)
+        segment = Segment(path, fd, 0, 0, 0, SEGMENT_HEADER_SIZE, os.fstat(fd).st_size, 0.0)
         found.segments.append(segment)
+        try:
+            header = disk.read("recovery.segment", fd, SEGMENT_HEADER_SIZE, 0)
+            segment.segment_id, segment.first_txid = decode_segment_header(header)
+        except FormatError as error:
+            found.close(disk)
+            raise CorruptStateError(f"{path}: {error}") from error
         _scan_segment(disk, segment, found.records)
     return found
 
@@ -125,10 +131,15 @@ def recover(database: Database, found: FoundLog, live_groups: set[int], progress
         database.disk.sync("recovery.sync_log", segment.fd)
     for record in run:
         _lay_over(database, record)
-    _end_log(database, found)
+    if not database.txid and database.base.size:
+        raise CorruptStateError(
+            f"{database.directory}: the database file holds {database.base.size} bytes, "
+            "and neither state file nor log say what they are"
+        )
+    verify(database, progress)
     database.base.truncate_file(database.page_n * database.page_size, database.txid)
     database.size = database.base.size
-    verify(database, progress)
+    _end_log(database, found, run)
     if run:
         _log.info("%s: %d images after %016x laid over the base", database.name, len(run), database.base_txid)
 
@@ -210,24 +221,54 @@ def _lay_over(database: Database, record: FoundRecord) -> None:
             database.group = header.group or database.group
 
 
-def _end_log(database: Database, found: FoundLog) -> None:
-    """Makes the log end behind the run: later segments go, and a stale header behind the end is zeroed."""
-    last = database.txid
-    ends: dict[int, tuple[int, int]] = {}
+def _end_log(database: Database, found: FoundLog, run: list[FoundRecord]) -> None:
+    """Makes the log end behind the run, durably, and hands it over."""
+    disk = database.disk
+    _mark_decided(disk, run)
+    counted: dict[int, FoundRecord] = {}
     for record in found.records:
-        if record.header.max_txid <= last and record.header.state != RecordState.VOID:
-            ends[record.segment.fd] = (record.offset + padded(record.header.length), record.header.max_txid)
+        if record.header.max_txid <= database.txid and record.header.state != RecordState.VOID:
+            counted[record.segment.fd] = record
     kept: list[Segment] = []
     for segment in found.segments:
-        if segment.fd in ends:
-            segment.end, segment.last_txid = ends[segment.fd]
-            kept.append(segment)
-        else:
-            database.disk.unlink("recovery.drop_segment", segment.path)
-            database.disk.close("recovery.drop_close", segment.fd)
+        last = counted.get(segment.fd)
+        if last is None:
+            continue
+        segment.end, segment.last_txid = last.offset + padded(last.header.length), last.header.max_txid
+        if kept and kept[-1].last_txid + 1 != segment.first_txid:
+            kept.clear()  # the removal of an older segment came back: followers must not find a gap
+        kept.append(segment)
+    dropped = [segment for segment in found.segments if segment not in kept]
+    for segment in dropped:
+        disk.unlink("recovery.drop_segment", segment.path)
+        disk.close("recovery.drop_close", segment.fd)
+    if dropped:
+        disk.sync_directory("recovery.drop_directory", database.log.directory)
     if kept:
-        database.disk.write("recovery.end", kept[-1].fd, bytes(RECORD_HEADER_SIZE), kept[-1].end)
-    database.log.adopt(kept, last)
+        _erase_behind(disk, kept[-1])
+    database.log.adopt(kept, database.txid)
+
+
+def _mark_decided(disk: Disk, run: list[FoundRecord]) -> None:
+    """Writes down that prepared images count: the log of the database that says so may be gone at the next start."""
+    decided = [record for record in run if record.header.state == RecordState.PREPARED]
+    for record in decided:
+        offset = record.offset - RECORD_HEADER_SIZE + STATE_OFFSET
+        disk.write("recovery.mark_live", record.segment.fd, bytes([RecordState.LIVE]), offset)
+    for fd in {record.segment.fd for record in decided}:
+        disk.sync("recovery.mark_live_sync", fd)
+
+
+def _erase_behind(disk: Disk, segment: Segment) -> None:
+    """Fills what lies behind the end of the log with zeros, durably."""
+    erased = False
+    for offset in range(segment.end, segment.capacity, WRITE_RUN_BYTES):
+        data = disk.read("recovery.look_behind", segment.fd, min(WRITE_RUN_BYTES, segment.capacity - offset), offset)
+        if data != bytes(len(data)):
+            disk.write("recovery.erase", segment.fd, bytes(len(data)), offset)
+            erased = True
+    if erased:
+        disk.sync("recovery.erase_sync", segment.fd)
 
 
 def verify(database: Database, progress: Progress) -> None:
@@ -237,13 +278,13 @@ def verify(database: Database, progress: Progress) -> None:
         CorruptStateError: they differ, or the file is too short.
     """
     page_size, total = database.page_size, database.page_n * database.page_size
+    if database.base.size < total:
+        raise CorruptStateError(f"{database.base.path}: {database.base.size} bytes, expected {total}")
     sums: array[int] = array("Q")
     step = WRITE_RUN_BYTES - WRITE_RUN_BYTES % page_size if page_size else 1
     for offset in range(0, total, step):
         size = min(step, total - offset)
         data = database.disk.read("recovery.verify", database.base.fd, size, offset)
-        if len(data) != size:
-            raise CorruptStateError(f"{database.base.path}: {offset + len(data)} bytes, expected {total}")
         sums.extend(page_checksums(data, page_size, offset // page_size + 1))
         progress(database.name, offset + size, total)
     checksum = database_checksum(sums) | CHECKSUM_FLAG
