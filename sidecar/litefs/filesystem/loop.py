@@ -134,8 +134,8 @@ class _Nursery:
         if not self._alive:
             self._all_ended.complete()
 
-    async def __aexit__(self, *args: object) -> None:
-        if self._alive:
+    async def __aexit__(self, error_type: type[BaseException] | None, *args: object) -> None:
+        if self._alive and error_type is None:
             await self._all_ended
 
 
@@ -210,11 +210,15 @@ class Loop:
             finally:
                 self._stopped = True
 
-        self.spawn(supervise(), name)
-        while not self._stopped:
-            self._step_ready()
-            if not self._stopped:
-                self._wait()
+        supervisor = supervise()
+        self.spawn(supervisor, name)
+        try:
+            while not self._stopped:
+                self._step_ready()
+                if not self._stopped:
+                    self._wait()
+        finally:
+            supervisor.close()
         return outcome[0]
 
     def _step_ready(self) -> None:
