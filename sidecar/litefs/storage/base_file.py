@@ -19,6 +19,7 @@ from pathlib import Path
 
 from litefs.storage.disk import Disk
 from litefs.storage.overlay import Overlay
+from litefs.storage.retirement import Retirable
 
 WRITE_RUN_BYTES = 1 << 20
 """Contiguous pages go to the file in writes of up to this size."""
@@ -51,18 +52,20 @@ class Aside:
     map: mmap.mmap | None
 
 
-class BaseFile:
+class BaseFile(Retirable):
     """Reads and writes the base file of one database."""
 
     def __init__(self, disk: Disk, path: Path, page_size: int) -> None:
         """Args: path: the file, created if missing; page_size: bytes, 0 while unknown."""
+        super().__init__()
         self._disk = disk
         self.path = path
-        self.fd = disk.open("base.open", path, os.O_RDWR | os.O_CREAT)
+        self.fd = -1
         self.page_size = page_size
-        self.size = os.fstat(self.fd).st_size
         self.layers: list[Layer] = []
         self.asides: dict[int, Aside] = {}
+        self.fd = disk.open("base.open", path, os.O_RDWR | os.O_CREAT)
+        self.size = os.fstat(self.fd).st_size
         self.written_txid = 0
 
     # ---- reading ----
@@ -253,9 +256,4 @@ class BaseFile:
         for layer in self.layers:
             layer.overlay.close()
         self.layers.clear()
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __del__(self) -> None:
-        self.close()
+        os.close(self.fd)

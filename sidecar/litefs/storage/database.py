@@ -285,9 +285,10 @@ class Database:
         fds, txid = log.unsynced()
         void_n = log.void_n
         if fds:
-            yield lambda: log.sync_descriptors(fds)
-            if log.void_n == void_n:
-                log.synced(fds, txid)
+            with log.in_use():
+                yield lambda: log.sync_descriptors(fds)
+                if log.void_n == void_n:
+                    log.synced(fds, txid)
 
     def settle(self) -> Steps[None]:
         """Syncs the log if it has to be, and writes waiting layers into the base; others run meanwhile.
@@ -297,9 +298,10 @@ class Database:
         """
         yield from self.sync_log()
         base = self.base
-        while base is self.base and (layer := base.freeze(self.log.durable_txid)) is not None:
-            yield partial(base.write_layer, layer)
-            base.written(layer)
+        with base.in_use():
+            while base is self.base and (layer := base.freeze(self.log.durable_txid)) is not None:
+                yield partial(base.write_layer, layer)
+                base.written(layer)
 
     @property
     def is_settled(self) -> bool:
@@ -321,9 +323,10 @@ class Database:
     def reopen(self, state: DatabaseState, sums: "array[int]") -> None:
         """Goes on with the base file and the empty log that a replacement put in place.
 
-        The old ones are not closed here: a thread may be writing or syncing them, and a descriptor that is
-        closed under it may bear another file a moment later. They close themselves when nobody holds them.
+        The old ones are retired and not closed: a thread may be writing or syncing them.
         """
+        self.base.retire()
+        self.log.retire()
         self.base = BaseFile(self.disk, self.directory / BASE_NAME, state.page_size)
         self.log = Log(self.disk, self.directory / LOG_NAME, self.settings.segment_bytes)
         self.log.adopt([], state.base_txid)

@@ -80,7 +80,8 @@ class Housekeeper:
         """
         state = database.state_now()
         base, disk, directory = database.base, database.disk, database.directory
-        yield base.sync
+        with base.in_use():
+            yield base.sync
         if database.base is not base:
             return  # replaced meanwhile: the state file is of the new base
         database.is_checkpointing = True

@@ -35,6 +35,7 @@ from litefs.storage.log_format import (
     padded,
     segment_name,
 )
+from litefs.storage.retirement import Retirable
 
 FIRST_SEGMENT_BYTES = 256 << 10
 """A new database starts small, so that hundreds of idle ones cost little; each next segment is twice as large."""
@@ -129,11 +130,12 @@ class StreamAppend:
         )
 
 
-class Log:
+class Log(Retirable):
     """Appends images, makes them durable, voids them, and forgets old ones."""
 
     def __init__(self, disk: Disk, directory: Path, segment_bytes: int) -> None:
         """Args: directory: exists; segment_bytes: size of segments once the database has grown to it."""
+        super().__init__()
         self._disk = disk
         self.directory = directory
         self._segment_bytes = segment_bytes
@@ -380,6 +382,3 @@ class Log:
         self._closed.clear()
         self._unsynced.clear()
         self._current = self._spare = None
-
-    def __del__(self) -> None:
-        self.close()

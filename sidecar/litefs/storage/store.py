@@ -5,11 +5,12 @@ serves the mount can let others through.
 """
 
 import logging
+import os
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from litefs.errors import CommitRefusedError, CorruptStateError
+from litefs.errors import CommitRefusedError, CorruptStateError, DiskLostError, NotPrimaryError
 from litefs.storage import replacement
 from litefs.storage.data_dir import DataDir
 from litefs.storage.database import CommitGate, Database, StoreSettings
@@ -128,10 +129,11 @@ class Store:
             CommitRefusedError, OSError: none of the members commits; SQLite rolls all of them back.
             DiskLostError: the process must stop.
         """
+        # Journals name it by a path as the application sees it; the mount has no directories.
         members = [
             served
             for served in self.databases.values()
-            if served.journal.is_active and served.journal.super_journal() == name
+            if served.journal.is_active and os.path.basename(served.journal.super_journal()) == name
         ]
         group = secrets.randbits(63) | 1
         try:
@@ -152,10 +154,20 @@ class Store:
             for served in members
             if (done := served.journal.prepared) is not None and done.record is not None and done.group
         ]
-        for served, record in prepared:
-            served.database.log.mark_live(record)
-            if served is prepared[0][0] and served.journal.synced:
-                yield from served.database.sync_log()
+        if not prepared:
+            return
+        if not self.gate.is_open:
+            raise NotPrimaryError("this node ceased to be the primary")
+        decider, record = prepared[0]
+        decider.database.log.mark_live(record)
+        if any(served.journal.synced for served, _ in prepared):
+            yield from decider.database.sync_log()
+        # It is decided: what fails from here on is no refusal.
+        for served, record in prepared[1:]:
+            try:
+                served.database.log.mark_live(record)
+            except OSError as error:
+                raise DiskLostError(f"{served.database.name}: marking a decided transaction: {error}") from error
 
     # ---- whole new states ----
 
@@ -174,6 +186,8 @@ class Store:
             raise CommitRefusedError(f"{name}: committed to while it was to be replaced")
         if old is not None:
             old.dead = True
+            old.database.base.retire()
+            old.database.log.retire()
         if not replacement.finish(self.disk, directory):
             raise CorruptStateError(f"{name}: no replacement is prepared")
         state = read_state(directory)
