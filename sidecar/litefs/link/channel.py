@@ -51,7 +51,7 @@ class MessageDecoder(Generic[M]):
                 break
             try:
                 messages.append(self._decoder.decode(memoryview(buffer)[start + 4 : start + 4 + size]))
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise FormatError(f"link message: {error}") from error
             start += 4 + size
         if start:
