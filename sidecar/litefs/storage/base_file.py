@@ -11,6 +11,7 @@ Invariants:
        transaction after the snapshot's.
 """
 
+import errno
 import mmap
 import os
 from collections.abc import Iterator
@@ -67,6 +68,7 @@ class BaseFile(Retirable):
         self.fd = disk.open("base.open", path, os.O_RDWR | os.O_CREAT)
         self.size = os.fstat(self.fd).st_size
         self.written_txid = 0
+        self.is_doubtful = False
 
     # ---- reading ----
 
@@ -245,8 +247,19 @@ class BaseFile(Retirable):
                 copied[pgno] = 1
 
     def sync(self) -> None:
-        """Makes the file durable. Safe off the loop."""
-        self._disk.sync("base.sync", self.fd)
+        """Makes the file durable. Safe off the loop.
+
+        Raises:
+            OSError: it failed now or before. Later syncs do not write again what a failed one lost, so S stays
+                where it is; the next start lays the log over the file anew.
+        """
+        if self.is_doubtful:
+            raise OSError(errno.EIO, "an earlier sync failed")
+        try:
+            self._disk.sync("base.sync", self.fd)
+        except OSError:
+            self.is_doubtful = True
+            raise
 
     def close(self) -> None:
         """Closes everything; writes nothing."""

@@ -65,6 +65,8 @@ class Housekeeper:
         """The base shows everything, and enough has happened since S."""
         if database.txid == database.base_txid or database.stale or not database.is_settled or database.expected:
             return False
+        if database.base.is_doubtful:
+            return False
         _, when, size = self._checkpointed.setdefault(
             database.name, (database.base_txid, now_s, database.log.size_bytes)
         )

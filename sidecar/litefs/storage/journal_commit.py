@@ -17,7 +17,7 @@ Rules:
     3. Nothing is dropped by us: the kernel has the pages cached. SQLite rolls back, we compare.
 """
 
-from litefs.errors import CommitRefusedError, DiskLostError, UncapturedWriteError
+from litefs.errors import CommitRefusedError, UncapturedWriteError
 from litefs.formats.journal import JOURNAL_HEADER_SIZE, is_active, super_journal_name
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, page_n_of, page_size_of
 from litefs.storage.database import Database
@@ -211,9 +211,6 @@ class RollbackJournal:
             try:
                 yield from self.database.sync_log()
             except OSError as error:
-                if self.database.log.durable_txid < prepared.txid - 1:
-                    # No later sync writes again what this one lost, and commits before this one were answered.
-                    raise DiskLostError(f"{self.database.name}: log sync: {error}") from error
                 self.database.void(prepared)
                 raise CommitRefusedError(f"{self.database.name}: log sync: {error}") from error
         self._prepared, self._prepared_generation = prepared, generation

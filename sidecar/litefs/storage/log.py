@@ -14,6 +14,7 @@ Assumes: one writer; readers (`log_reader`) open the segments by themselves and 
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import secrets
@@ -148,6 +149,7 @@ class Log(Retirable):
         self.durable_txid = 0
         self.size_bytes = 0
         self.void_n = 0
+        self.is_doubtful = False
 
     # ---- appending ----
 
@@ -216,9 +218,19 @@ class Log(Retirable):
         return list(self._unsynced), self.last_txid
 
     def sync_descriptors(self, fds: list[int]) -> None:
-        """Syncs what `unsynced` named. Safe to call off the loop: it touches nothing but the disk."""
-        for fd in fds:
-            self._disk.sync("log.sync", fd)
+        """Syncs what `unsynced` named. Safe to call off the loop: it touches nothing but the disk.
+
+        Raises:
+            OSError: it failed now or before: later syncs do not write again what a failed one lost.
+        """
+        if self.is_doubtful:
+            raise OSError(errno.EIO, "an earlier sync of the log failed")
+        try:
+            for fd in fds:
+                self._disk.sync("log.sync", fd)
+        except OSError:
+            self.is_doubtful = True
+            raise
 
     def synced(self, fds: list[int], txid: int) -> None:
         """Takes note that `sync_descriptors(fds)` returned; `txid` as `unsynced` said."""
@@ -240,8 +252,11 @@ class Log(Retirable):
         Crash: before the sync returns either outcome may be found, and nobody was told of one yet.
 
         Raises:
-            DiskLostError: the record may count after a restart, so the process must not go on.
+            DiskLostError: the record may count after a restart, or a failed sync left older ones in doubt, so the
+                process must not go on.
         """
+        if self.is_doubtful and self.durable_txid < last_txid:
+            raise DiskLostError(f"{self.directory}: a sync failed, and commits before it were answered")
         try:
             self._disk.write("log.void", record.fd, bytes([RecordState.VOID]), record.offset + STATE_OFFSET)
             self._disk.sync("log.void_sync", record.fd)
@@ -249,6 +264,7 @@ class Log(Retirable):
             raise DiskLostError(
                 f"cannot void transaction {record.max_txid:016x} in {self.directory}: {error}"
             ) from error
+        self.is_doubtful = False
         self.void_n += 1  # a sync under way has not seen the image that will bear this txid next
         segment = self._current
         if segment is not None and segment.fd == record.fd and last_txid < record.min_txid:
