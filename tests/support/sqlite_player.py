@@ -98,9 +98,7 @@ class Player:
         size = page_n if page_n is not None else max(len(self.pages), *wanted)
         self._counter += 1
         after = [
-            self._random.randbytes(self.page_size)
-            if pgno in wanted or pgno > len(self.pages)
-            else self.pages[pgno - 1]
+            self._random.randbytes(self.page_size) if pgno in wanted or pgno > len(self.pages) else self.pages[pgno - 1]
             for pgno in range(1, size + 1)
         ]
         after[0] = page_one(size, self._counter, wal=self.wal if wal is None else wal, page_size=self.page_size)
@@ -193,9 +191,7 @@ class Player:
         The change must be one of pages: a shrink is told by the commit frame alone.
         """
         changed = {
-            pgno: page
-            for pgno, page in enumerate(after, 1)
-            if pgno > len(self.pages) or page != self.pages[pgno - 1]
+            pgno: page for pgno, page in enumerate(after, 1) if pgno > len(self.pages) or page != self.pages[pgno - 1]
         }
         self.write_frames(changed, len(after))
         if sync:
