@@ -35,6 +35,9 @@ SETTLE_DELAY_S = 0.1
 WORKERS_MAX = 100_000
 """Requests that may wait at once; with as many parked as pyfuse3 has workers, nothing is read any more."""
 
+DISK_LOST_EXIT_CODE = 99
+"""As the command line documents it; that package lies above this one."""
+
 _log = logging.getLogger("litefs.filesystem")
 
 
@@ -192,7 +195,7 @@ class FilesystemServer:
         """Durability is unknown: go, without another word to the disk. Recovery finds out what counts."""
         _log.critical("stopping: %s", error)
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(DISK_LOST_EXIT_CODE)
 
     # ---- the supervisor ----
 
@@ -204,7 +207,10 @@ class FilesystemServer:
         pyfuse3.terminate()
 
     def _receive_control(self) -> None:
-        data, ancillary, _, _ = self._control.recvmsg(65536, socket.CMSG_SPACE(4))
+        try:
+            data, ancillary, _, _ = self._control.recvmsg(65536, socket.CMSG_SPACE(4))
+        except ConnectionResetError:  # killed with a message of ours unread
+            data, ancillary = b"", []
         if not data:
             _log.info("the supervisor is gone: detaching")
             self._loop.unwatch(self._control.fileno())
