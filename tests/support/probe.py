@@ -43,9 +43,10 @@ def _checksum_of_file(path: str, page_size: int, newer: dict[int, bytes]) -> tup
                     piece[index * page_size : (index + 1) * page_size] = newer.pop(first + index)
             digest.update(piece)
             checksums += page_checksums(memoryview(piece), page_size, first)
-    for pgno in sorted(newer):
-        digest.update(newer[pgno])
-        checksums += page_checksums(memoryview(newer[pgno]), page_size, pgno)
+    for pgno in range(len(checksums) + 1, max(newer, default=0) + 1):
+        page = newer.get(pgno, bytes(page_size))  # only the lock page is in no frame
+        digest.update(page)
+        checksums += page_checksums(memoryview(page), page_size, pgno)
     return database_checksum(checksums), len(checksums), digest.hexdigest()
 
 
@@ -94,7 +95,6 @@ def _look(path: str, *, large: bool, replica: bool) -> dict[str, object]:
         found["content"] = content.hexdigest()
     if not replica:
         found["checkpoint"] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if not replica:
         assert os.stat(path).st_size == page_n * page_size, "the file ends elsewhere than the database"
     if not replica or large:
         newer = _pages_of_wal(path, page_size) if replica else {}
