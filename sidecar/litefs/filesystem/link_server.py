@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from litefs.errors import FormatError, LiteFSError
+from litefs.errors import DiskLostError, FormatError, LiteFSError
 from litefs.filesystem.inodes import Kind
 from litefs.filesystem.loop import Waiter
 from litefs.filesystem.names import REPLACEMENT_PREFIX
@@ -43,7 +43,7 @@ class LinkServer:
         self._outgoing = bytearray()
         self._requests: deque[m.NodeMessage] = deque()
         self._request_arrived: Waiter | None = None
-        self._told: dict[str, int] = {}  # databases whose last `Committed` was not acknowledged, with its txid
+        self._told: dict[str, tuple[int, int]] = {}  # the position of each `Committed` that was not acknowledged
         self._next_snapshot = 1
         self._snapshots: dict[int, Database] = {}
         operations.on_shm_created = lambda name: self._send(m.ShmCreated(name))
@@ -73,7 +73,7 @@ class LinkServer:
     def committed(self, database: Database) -> None:
         """Tells the node process, unless it has yet to take note of what it was told last."""
         if self._socket is not None and self._operations.node_pid and database.name not in self._told:
-            self._told[database.name] = database.txid
+            self._told[database.name] = (database.txid, database.checksum)
             self._send(m.Committed(_info(database)))
 
     async def serve(self) -> None:
@@ -88,6 +88,9 @@ class LinkServer:
             request = self._requests.popleft()
             try:
                 answer = await self._handle(request)
+            except DiskLostError as error:
+                self._operations.stop_at_once(error)
+                raise
             except (LiteFSError, OSError) as error:
                 answer = self._rejected(getattr(request, "name", ""), str(error))
             if answer is not None and link is self._socket:
@@ -178,7 +181,7 @@ class LinkServer:
     def _seen(self, name: str) -> None:
         told = self._told.pop(name, None)
         served = self._store.databases.get(name)
-        if served is not None and told is not None and served.database.txid != told:
+        if served is not None and told is not None and (served.database.txid, served.database.checksum) != told:
             self.committed(served.database)
 
     def _append_image(self, name: str, image: bytes) -> m.Answer:

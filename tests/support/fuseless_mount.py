@@ -1,0 +1,147 @@
+"""The filesystem's operations on a real store, asked by calls instead of a kernel.
+
+What the kernel would do is left out: no locks, no caches, no page cache. So a test says exactly which requests
+come, in which order, and runs in a millisecond. What SQLite asks is in `sqlite_player`, below the operations.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import pyfuse3
+import pytest
+
+from litefs.filesystem.inodes import Inode, InodeTable
+from litefs.filesystem.loop import Loop
+from litefs.filesystem.operations import Operations
+from litefs.filesystem.special_files import ClusterView
+from litefs.formats.journal import JournalWriter
+from litefs.storage.data_dir import DataDir
+from litefs.storage.database import CommitGate, Database, StoreSettings
+from litefs.storage.disk import Disk
+from litefs.storage.store import Store
+from tests.support.sqlite_player import PAGE_SIZE, page_one
+
+T = TypeVar("T")
+SQLITE = os.O_RDWR | os.O_NOFOLLOW
+ROOT = pyfuse3.ROOT_INODE
+
+
+def context(pid: int = 0, *, uid: int = 1000, umask: int = 0o022) -> Any:
+    """A request's context; pid 0 is a process that is certainly not the node process."""
+    return SimpleNamespace(pid=pid, uid=uid, gid=uid, umask=umask)
+
+
+class FuselessMount:
+    """One node's filesystem without a mount."""
+
+    def __init__(self, path: Path, *, primary: bool = True, disk: Disk | None = None) -> None:
+        self.loop = Loop()
+        self.disk = disk or Disk()
+        self.data_dir = DataDir(path, self.disk)
+        self.gate = CommitGate(float("inf") if primary else 0.0, time.monotonic)
+        self.store = Store(self.data_dir, self.disk, StoreSettings(node_id=1), self.gate)
+        self.store.open(lambda name, done, total: None)
+        self.view = ClusterView(is_primary=primary)
+        self.inodes = InodeTable(self.data_dir.start, 0o777, os.getuid(), os.getgid())
+        self.operations = Operations(self.store, self.inodes, self.loop, self.view)
+        self.stopped: list[Exception] = []
+        self.invalidated: list[Inode] = []
+        self.operations.stop_at_once = self.stopped.append
+        self.operations.invalidate = self.invalidated.append
+        for name, served in self.store.databases.items():
+            if served.database.exists:
+                self.inodes.add_database(name, served)
+
+    def close(self) -> None:
+        self.store.close()
+        self.data_dir.close()
+
+    # ---- requests ----
+
+    def do(self, request: Coroutine[Any, Any, T]) -> T:
+        """Returns what a request is answered."""
+        return self.loop.run(request)
+
+    def errno(self, request: Coroutine[Any, Any, Any]) -> int:
+        """Returns the errno that a request is answered."""
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            self.do(request)
+        number: int = caught.value.errno
+        return number
+
+    def lookup(self, name: str) -> pyfuse3.EntryAttributes:
+        return self.do(self.operations.lookup(ROOT, os.fsencode(name), context()))
+
+    def create(self, name: str, flags: int = SQLITE, *, mode: int = 0o644, ctx: Any = None) -> int:
+        """Creates and opens a file; returns the handle."""
+        mode |= stat.S_IFREG
+        info, _ = self.do(self.operations.create(ROOT, os.fsencode(name), mode, flags, ctx or context()))
+        return info.fh
+
+    def open(self, name: str, flags: int = SQLITE, *, ctx: Any = None) -> int:
+        info = self.do(self.operations.open(self.inodes.by_name[name].number, flags, ctx or context()))
+        return info.fh
+
+    def write(self, fh: int, offset: int, data: bytes) -> int:
+        return self.do(self.operations.write(fh, offset, data))
+
+    def read(self, fh: int, offset: int, size: int) -> bytes:
+        return self.do(self.operations.read(fh, offset, size))
+
+    def fsync(self, fh: int) -> None:
+        self.do(self.operations.fsync(fh, True))
+
+    def release(self, fh: int) -> None:
+        self.do(self.operations.release(fh))
+
+    def unlink(self, name: str) -> None:
+        self.do(self.operations.unlink(ROOT, os.fsencode(name), context()))
+
+    def resize(self, name: str, size: int, fh: int | None = None) -> None:
+        self.do(self.set_size(name, size, fh))
+
+    def set_size(self, name: str, size: int, fh: int | None = None) -> Coroutine[Any, Any, Any]:
+        return self.set(name, fh, update_size=True, st_size=size)
+
+    def set(self, name: str, fh: int | None = None, **changes: Any) -> Coroutine[Any, Any, Any]:
+        """Returns the setattr request: `update_…` flags and `st_…` values by name."""
+        fields = SimpleNamespace(**dict.fromkeys(_FIELDS, False))
+        attributes = pyfuse3.EntryAttributes()
+        for name_of, value in changes.items():
+            setattr(fields if name_of.startswith("update_") else attributes, name_of, value)
+        number = self.inodes.by_name[name].number
+        return self.operations.setattr(number, attributes, fields, fh, context())
+
+    # ---- transactions ----
+
+    def database(self, name: str) -> Database:
+        return self.store.databases[name].database
+
+    def begin(self, name: str, page_n: int, *, ctx: Any = None) -> int:
+        """Creates a journal with a header, as SQLite does with `synchronous=OFF`; returns its handle."""
+        fh = self.create(name + "-journal", ctx=ctx)
+        self.write(fh, 0, JournalWriter(page_size=PAGE_SIZE, page_n=page_n, nonce=1).header(0))
+        return fh
+
+    def commit(self, name: str, fh: int, counter: int, page_n: int = 2) -> None:
+        """One transaction of journal mode DELETE; the pages depend on `counter` only."""
+        journal = self.begin(name, self.database(name).page_n)
+        for offset, page in enumerate(pages(counter, page_n)):
+            self.write(fh, offset * PAGE_SIZE, page)
+        self.release(journal)
+        self.unlink(name + "-journal")
+
+
+_FIELDS = (
+    "update_atime", "update_mtime", "update_ctime", "update_mode", "update_uid", "update_gid", "update_size",
+)  # fmt: skip
+
+
+def pages(counter: int, page_n: int = 2) -> list[bytes]:
+    """The pages of a database at one state."""
+    return [page_one(page_n, counter, wal=False), *(bytes([counter % 251]) * PAGE_SIZE for _ in range(page_n - 1))]

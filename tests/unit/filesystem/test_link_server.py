@@ -1,0 +1,501 @@
+"""The filesystem's side of the link, spoken to over a real socket, on a real store."""
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from litefs.errors import DiskLostError
+from litefs.filesystem.inodes import Kind
+from litefs.filesystem.link_server import LinkServer
+from litefs.filesystem.loop import Waiter
+from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
+from litefs.link import messages as m
+from litefs.link.channel import MESSAGE_BYTES_MAX, MessageDecoder, encode
+from litefs.storage.disk import Buffer, Disk
+from litefs.storage.log_reader import LogReader
+from tests.support.fuseless_mount import FuselessMount
+from tests.support.sqlite_player import PAGE_SIZE
+
+NODE_PID = os.getpid()
+
+
+class TurnableDisk(Disk):
+    """A plain disk until it is told to fail at a label."""
+
+    def __init__(self) -> None:
+        self.failing = ""
+        self.error: Exception = OSError(5, "injected")
+
+    def write(self, label: str, fd: int, data: Buffer, offset: int) -> None:
+        if label == self.failing:
+            raise self.error
+        super().write(label, fd, data, offset)
+
+
+class Link:
+    """A node process that consists of a socket."""
+
+    def __init__(self, path: Path, *, primary: bool = True) -> None:
+        self.disk = TurnableDisk()
+        self.mount = FuselessMount(path, primary=primary, disk=self.disk)
+        self.role_changes = 0
+        self.server = LinkServer(self.mount.operations, self.role_changed)
+        self.mount.store.on_accept = self.server.committed
+        self.mount.loop.spawn(self.server.serve(), "link")
+        self.attach()
+
+    def role_changed(self) -> None:
+        self.role_changes += 1
+
+    def attach(self) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.settimeout(10)
+        self._decoder: MessageDecoder[m.FilesystemMessage] = MessageDecoder(m.FilesystemMessage)
+        self.server.attach(theirs)
+
+    def send(self, *messages: m.NodeMessage) -> None:
+        """Sends messages and lets the filesystem take them in."""
+        for message in messages:
+            self.socket.sendall(encode(message))
+        self.settle()
+
+    def settle(self) -> None:
+        """Runs the loop until requests, offloaded calls and delayed sends have come to an end."""
+
+        async def idle() -> None:
+            quiet = 0
+            while quiet < 5:
+                await self.mount.loop.sleep(0.001)
+                busy = self.server._requests or self.server._outgoing or self.mount.loop._pending_jobs
+                quiet = 0 if busy else quiet + 1
+
+        self.mount.do(idle())
+
+    def received(self) -> list[m.FilesystemMessage]:
+        """Returns what has arrived so far."""
+        self.socket.setblocking(False)
+        messages: list[m.FilesystemMessage] = []
+        try:
+            while data := self.socket.recv(1 << 20):
+                messages += self._decoder.feed(data)
+        except BlockingIOError:
+            pass
+        return messages
+
+    def ask(self, *messages: m.NodeMessage) -> list[m.FilesystemMessage]:
+        self.send(*messages)
+        return self.received()
+
+    def is_closed(self) -> bool:
+        """The other side has hung up."""
+        self.settle()
+        self.socket.settimeout(10)
+        try:
+            return self.socket.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def greet(self) -> m.Welcome:
+        (welcome,) = self.ask(m.Hello(NODE_PID))
+        assert isinstance(welcome, m.Welcome)
+        return welcome
+
+    def close(self) -> None:
+        self.server.detach()
+        self.socket.close()
+        self.mount.close()
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Iterator[Link]:
+    link = Link(tmp_path)
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Iterator[Link]:
+    link = Link(tmp_path / "replica", primary=False)
+    yield link
+    link.close()
+
+
+def images_of(tmp_path: Path, commit_n: int) -> list[bytes]:
+    """The images of a primary's first transactions on `a.db`."""
+    mount = FuselessMount(tmp_path / "origin")
+    fh = mount.create("a.db")
+    for counter in range(1, commit_n + 1):
+        mount.commit("a.db", fh, counter)
+    reader = LogReader(mount.store.directory("a.db") / "log")
+    images = [reader.read(ref, 0, ref.size) for ref in reader.images(1, commit_n)]
+    reader.close()
+    mount.close()
+    return images
+
+
+# ---- greeting and role ----
+
+
+def test_the_welcome_names_every_database_with_its_position(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    link.mount.create("b.db")
+    welcome = link.greet()
+    database = link.mount.database("a.db")
+    assert [info.name for info in welcome.databases] == ["a.db", "b.db"]
+    info = welcome.databases[0]
+    assert (info.txid, info.checksum, info.page_size, info.page_n) == (1, database.checksum, PAGE_SIZE, 2)
+    assert (info.logged_txid, info.is_wal, info.timestamp_ms) == (1, False, database.timestamp_ms)
+    assert (welcome.databases[1].txid, welcome.databases[1].checksum) == (0, EMPTY_DATABASE_CHECKSUM)
+
+
+def test_the_greeting_tells_who_the_applier_is(link: Link) -> None:
+    assert link.mount.operations.node_pid == 0
+    link.greet()
+    assert link.mount.operations.node_pid == NODE_PID
+
+
+def test_a_role_moves_the_deadline_and_is_announced(link: Link) -> None:
+    for until, is_open in ((0.0, False), (float("inf"), True)):
+        assert link.ask(m.SetRole(until)) == []
+        assert link.mount.gate.is_open is is_open
+    assert link.role_changes == 2
+
+
+def test_what_the_node_says_of_the_cluster_is_shown(link: Link) -> None:
+    assert link.ask(m.SetPrimary("node-7"), m.SetLag(123)) == []
+    assert (link.mount.view.primary, link.mount.view.primary_timestamp_ms) == ("node-7", 123)
+    assert link.mount.lookup(".primary").st_size == len("node-7\n")
+
+
+# ---- order ----
+
+
+def test_answers_come_in_the_order_of_the_questions_though_some_wait_for_the_disk(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    link.greet()
+    answers = link.ask(
+        m.PrepareReplacement(name="a.db", txid=5, checksum=6, page_size=PAGE_SIZE, page_n=2, timestamp_ms=7),
+        m.OpenSnapshot("a.db"),
+        m.OpenSnapshot("none.db"),
+        m.AppendImage("b.db", b"no image"),
+        m.OpenSnapshot("a.db"),
+    )
+    kinds = [type(answer) for answer in answers]
+    assert kinds == [m.ReplacementReady, m.SnapshotOpened, m.Rejected, m.Rejected, m.SnapshotOpened]
+
+
+def test_requests_that_arrive_byte_by_byte_are_answered(link: Link) -> None:
+    for byte in encode(m.Hello(NODE_PID)):
+        link.socket.sendall(bytes([byte]))
+        link.settle()
+    assert [type(each) for each in link.received()] == [m.Welcome]
+
+
+def test_an_answer_larger_than_the_sockets_buffer_arrives_whole(link: Link) -> None:
+    names = [f"{index:03}-{'x' * 200}.db" for index in range(200)]
+    for name in names:
+        link.mount.store.create(name)
+    theirs = link.server._socket
+    assert theirs is not None
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    link.socket.sendall(encode(m.Hello(NODE_PID)) + encode(m.OpenSnapshot("none.db")))
+    received: list[m.FilesystemMessage] = []
+    for _ in range(2000):
+        if len(received) == 2:
+            break
+        link.mount.do(_pause(link))
+        received += link.received()
+    welcome, rejected = received
+    assert isinstance(welcome, m.Welcome)
+    assert [info.name for info in welcome.databases] == names
+    assert isinstance(rejected, m.Rejected)
+
+
+async def _pause(link: Link) -> None:
+    await link.mount.loop.sleep(0.001)
+
+
+# ---- what the filesystem tells ----
+
+
+def committed(messages: list[m.FilesystemMessage]) -> list[tuple[str, int]]:
+    return [(each.database.name, each.database.txid) for each in messages if isinstance(each, m.Committed)]
+
+
+def test_commits_are_told_once_until_they_are_seen(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.greet()
+    for counter in (1, 2, 3):
+        link.mount.commit("a.db", fh, counter)
+    assert committed(link.received()) == [("a.db", 1)]
+    assert committed(link.ask(m.Seen("a.db"))) == [("a.db", 3)]
+    assert committed(link.ask(m.Seen("a.db"))) == []
+    link.mount.commit("a.db", fh, 4)
+    assert committed(link.received()) == [("a.db", 4)]
+
+
+def test_databases_do_not_hold_each_other_up(link: Link) -> None:
+    handles = {name: link.mount.create(name) for name in ("a.db", "b.db")}
+    link.greet()
+    for counter in (1, 2):
+        for name, fh in handles.items():
+            link.mount.commit(name, fh, counter)
+    assert committed(link.received()) == [("a.db", 1), ("b.db", 1)]
+    assert committed(link.ask(m.Seen("b.db"))) == [("b.db", 2)]
+
+
+def test_a_state_of_the_same_txid_but_another_checksum_is_told(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.greet()
+    link.mount.commit("a.db", fh, 1)
+    link.received()
+    database = link.mount.database("a.db")
+    database.checksum ^= 1
+    assert committed(link.ask(m.Seen("a.db"))) == [("a.db", 1)]
+
+
+def test_seeing_what_was_never_told_is_nothing(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    link.greet()
+    assert link.ask(m.Seen("a.db"), m.Seen("none.db")) == []
+
+
+def test_nothing_is_told_before_the_greeting(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    link.settle()
+    assert link.received() == []
+
+
+def test_a_new_shared_memory_file_is_told(link: Link) -> None:
+    link.mount.create("a.db")
+    link.greet()
+    link.mount.create("a.db-shm")
+    assert link.received() == [m.ShmCreated("a.db")]
+
+
+# ---- images ----
+
+
+def test_images_go_into_the_log_and_wait_for_their_pages(replica: Link, tmp_path: Path) -> None:
+    first, second = images_of(tmp_path, 2)
+    replica.greet()
+    assert replica.ask(m.AppendImage("a.db", first)) == [m.Appended("a.db", 1)]
+    spooled = replica.mount.data_dir.path / "spool" / "image"
+    spooled.write_bytes(second)
+    assert replica.ask(m.AppendSpooledImage("a.db", str(spooled))) == [m.Appended("a.db", 2)]
+    database = replica.mount.database("a.db")
+    assert (database.txid, database.logged_txid) == (0, 2)
+    assert not database.exists
+    reader = LogReader(replica.mount.store.directory("a.db") / "log")
+    assert [reader.read(ref, 0, ref.size) for ref in reader.images(1, 2)] == [first, second]
+    reader.close()
+
+
+def test_an_image_that_does_not_follow_is_rejected_with_the_position(replica: Link, tmp_path: Path) -> None:
+    _, second = images_of(tmp_path, 2)
+    replica.greet()
+    (answer,) = replica.ask(m.AppendImage("a.db", second))
+    assert isinstance(answer, m.Rejected)
+    assert (answer.name, answer.txid, answer.checksum) == ("a.db", 0, EMPTY_DATABASE_CHECKSUM)
+    assert replica.mount.database("a.db").logged_txid == 0
+
+
+@pytest.mark.parametrize("image", [b"", b"short", bytes(100), bytes(5000)])
+def test_garbage_for_an_image_is_rejected_and_the_link_stays(replica: Link, image: bytes) -> None:
+    replica.greet()
+    assert [type(each) for each in replica.ask(m.AppendImage("a.db", image))] == [m.Rejected]
+    assert isinstance(replica.greet(), m.Welcome)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "{spool}/../id", "{spool}/missing", "{spool}/empty"])
+def test_spooled_images_come_from_the_spool_directory_only(replica: Link, path: str) -> None:
+    spool = replica.mount.data_dir.path / "spool"
+    (spool / "empty").write_bytes(b"")
+    replica.greet()
+    answers = replica.ask(m.AppendSpooledImage("a.db", path.format(spool=spool)))
+    assert [type(each) for each in answers] == [m.Rejected]
+    assert isinstance(replica.greet(), m.Welcome)
+
+
+def test_a_log_that_cannot_take_an_image_is_a_rejection(replica: Link, tmp_path: Path) -> None:
+    first, _ = images_of(tmp_path, 2)
+    replica.greet()
+    replica.disk.failing = "log.append"
+    assert [type(each) for each in replica.ask(m.AppendImage("a.db", first))] == [m.Rejected]
+    replica.disk.failing = ""
+    assert replica.ask(m.AppendImage("a.db", first)) == [m.Appended("a.db", 1)]
+
+
+def test_a_lost_disk_is_no_rejection(replica: Link, tmp_path: Path) -> None:
+    first, _ = images_of(tmp_path, 2)
+    replica.greet()
+    replica.disk.failing, replica.disk.error = "log.append", DiskLostError("injected")
+    with pytest.raises(DiskLostError):
+        replica.ask(m.AppendImage("a.db", first))
+    assert [str(error) for error in replica.mount.stopped] == ["injected"]
+    assert replica.received() == []
+
+
+# ---- snapshots ----
+
+
+def aside_files(link: Link, name: str = "a.db") -> list[str]:
+    return sorted(path.name for path in link.mount.store.directory(name).glob("aside-*"))
+
+
+def test_a_snapshot_is_opened_with_its_files_and_closed(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    link.greet()
+    (opened,) = link.ask(m.OpenSnapshot("a.db"))
+    assert isinstance(opened, m.SnapshotOpened)
+    database = link.mount.database("a.db")
+    assert (opened.name, opened.txid, opened.checksum) == ("a.db", 1, database.checksum)
+    assert (opened.page_size, opened.page_n, opened.base_txid) == (PAGE_SIZE, 2, 0)
+    assert Path(opened.aside_path).exists()
+    assert Path(opened.aside_map_path).stat().st_size == 3
+    assert opened.base_path == str(database.base.path)
+    assert link.ask(m.CloseSnapshot(opened.snapshot_id), m.CloseSnapshot(999)) == []
+    assert aside_files(link) == []
+
+
+def test_snapshots_have_numbers_of_their_own(link: Link) -> None:
+    link.mount.create("a.db")
+    link.greet()
+    first, second = link.ask(m.OpenSnapshot("a.db"), m.OpenSnapshot("a.db"))
+    assert isinstance(first, m.SnapshotOpened)
+    assert isinstance(second, m.SnapshotOpened)
+    assert first.snapshot_id != second.snapshot_id
+    assert len(aside_files(link)) == 4
+
+
+def test_snapshots_are_closed_with_the_link(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    link.greet()
+    link.ask(m.OpenSnapshot("a.db"), m.OpenSnapshot("a.db"))
+    link.socket.close()
+    link.settle()
+    assert aside_files(link) == []
+    assert not link.mount.database("a.db").base.asides
+
+
+# ---- replacements ----
+
+
+def test_a_prepared_replacement_waits_under_a_name_of_its_own(link: Link) -> None:
+    fh = link.mount.create("a.db", mode=0o640)
+    link.mount.commit("a.db", fh, 1)
+    link.greet()
+    request = m.PrepareReplacement(name="a.db", txid=9, checksum=1, page_size=512, page_n=3, timestamp_ms=4)
+    (ready,) = link.ask(request)
+    assert isinstance(ready, m.ReplacementReady)
+    waiting = link.mount.inodes.by_name[ready.mount_name]
+    old = link.mount.inodes.by_name["a.db"]
+    assert waiting.kind is Kind.REPLACEMENT
+    assert (waiting.mode, waiting.uid, waiting.gid) == (old.mode, old.uid, old.gid)
+    assert (link.mount.store.directory("a.db") / "state.next").exists()
+    assert link.mount.database("a.db").txid == 1
+    assert link.ask(request) == [ready]
+    assert link.mount.inodes.by_name[ready.mount_name] is waiting
+
+
+# ---- broken links ----
+
+
+def test_a_link_that_ends_is_dropped_and_the_next_one_works(link: Link) -> None:
+    link.greet()
+    link.socket.close()
+    link.settle()
+    assert link.mount.operations.node_pid == 0
+    link.mount.create("a.db")
+    link.attach()
+    assert [info.name for info in link.greet().databases] == ["a.db"]
+
+
+def test_a_new_link_takes_the_place_of_the_old_one(link: Link) -> None:
+    link.greet()
+    old = link.socket
+    link.attach()
+    old.settimeout(10)
+    assert old.recv(1) == b""
+    old.close()
+    assert link.mount.operations.node_pid == 0
+    link.greet()
+
+
+def test_what_was_told_on_an_old_link_is_told_again(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.greet()
+    link.mount.commit("a.db", fh, 1)
+    link.socket.close()
+    link.settle()
+    link.attach()
+    link.greet()
+    link.mount.commit("a.db", fh, 2)
+    assert committed(link.received()) == [("a.db", 2)]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        struct.pack(">I", MESSAGE_BYTES_MAX + 1),
+        struct.pack(">I", 3) + b"\xc1\xc1\xc1",
+        encode(m.Appended("a.db", 1)),
+        encode(m.SetPrimary("x"))[:-1] + b"\xff",
+    ],
+)
+def test_garbage_on_the_link_ends_it_and_not_the_filesystem(link: Link, garbage: bytes) -> None:
+    link.greet()
+    link.socket.sendall(garbage)
+    assert link.is_closed()
+    link.socket.close()
+    link.attach()
+    link.greet()
+
+
+def test_the_answer_to_a_link_that_is_gone_does_not_reach_the_next_one(link: Link) -> None:
+    """The request is still waiting for the disk when the node process dies."""
+    link.mount.create("a.db")
+    link.greet()
+    request = m.PrepareReplacement(name="a.db", txid=9, checksum=1, page_size=512, page_n=3, timestamp_ms=4)
+    link.socket.sendall(encode(request))
+
+    async def until_offloaded() -> None:
+        while not link.mount.loop._pending_jobs:
+            await link.mount.loop.yield_now()
+        link.socket.close()
+        link.attach()
+
+    link.mount.do(until_offloaded())
+    link.settle()
+    assert link.received() == []
+    link.greet()
+
+
+def test_requests_of_a_dead_node_are_not_carried_out(link: Link) -> None:
+    """What still lies in the queue came from a process that is gone; the next one says what holds."""
+    link.greet()
+    blocked = Waiter(link.mount.loop)
+
+    async def block(request: m.PrepareReplacement) -> m.Answer:
+        await blocked
+        return m.Rejected(request.name, "blocked")
+
+    link.server._prepare_replacement = block  # type: ignore[method-assign]
+    request = m.PrepareReplacement(name="a.db", txid=9, checksum=1, page_size=512, page_n=3, timestamp_ms=4)
+    link.socket.sendall(encode(request) + encode(m.SetPrimary("stale")))
+    link.mount.do(_pause(link))
+    link.socket.close()
+    link.mount.do(_pause(link))
+    blocked.complete()
+    link.settle()
+    assert link.mount.view.primary == ""
