@@ -1,0 +1,57 @@
+"""Fixtures of the tests on two real nodes: a shared pair, a pair of one's own, sessions on both mounts."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.litefs_node import Pair
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips what needs a mount where the kernel offers none; in CI that is a failure instead."""
+    if Path("/dev/fuse").exists() or os.environ.get("CI") == "true":
+        return
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason="/dev/fuse is missing"))
+
+
+@pytest.fixture(scope="session")
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    pair = Pair(tmp_path_factory.mktemp("shared-cluster"))
+    yield pair
+    pair.stop()
+
+
+@pytest.fixture
+def cluster(_shared: Pair, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Sessions on a primary and a replica that tests share; each test uses file names of its own."""
+    if not (_shared.primary.is_alive and _shared.replica.is_alive):
+        _shared.stop()
+        _shared.start()
+    yield from _opened(_shared, request)
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Sessions on two running nodes of this test alone, which it may kill and restart."""
+    pair = Pair(tmp_path / "pair")
+    pair.start()
+    try:
+        yield from _opened(pair, request)
+    finally:
+        pair.stop()
+
+
+def _opened(pair: Pair, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    logs = {node: len(node.log_text()) for node in (pair.primary, pair.replica)}
+    cluster = Cluster(pair, re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower()).strip("-")[:80])
+    yield cluster
+    cluster.close()
+    for node, before in logs.items():
+        request.node.add_report_section("teardown", f"log of the {node.root.name}", node.log_text()[before:][-20000:])
