@@ -1,34 +1,53 @@
 """Applies the images of one database in their order, on a thread of its own.
 
 Strategy: the database's mode decides the way: a real rollback journal, or a WAL writer that keeps WAL_WRITE for
-as long as this node is a replica. An application that holds a lock stops this thread and no other: the images
-wait in the log meanwhile, the lag shows it, and the holder is named.
+as long as this node is a replica. Images are in the log before they get here, so those that memory is too small
+for are read back from it: an application that holds a lock stops this thread and costs disk, not memory. The lag
+shows it, and the holder is named.
 
 Changes of mode arrive as images of page 1:
     rollback → WAL    the journal applier commits it; then the WAL writer opens
     WAL → rollback    everything is checkpointed, WAL and wal-index go under EXCLUSIVE, then the journal applier
+
+What cannot be applied at all, or only when an idle connection goes, ends with a snapshot: `on_failed` asks for it,
+and nothing is applied until `replace` has put it in place.
 """
 
+import errno
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from litefs.errors import FormatError, LinkClosedError, LockHeldError
-from litefs.formats.ltx import LtxHeader
+from litefs.errors import LiteFSError, LockHeldError
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, is_wal_mode
+from litefs.node.image import Image, LoggedImages
 from litefs.node.journal_applier import JournalApplier
-from litefs.node.mounted_database import MountedDatabase, Page
+from litefs.node.mounted_database import MountedDatabase
 from litefs.node.wal_writer import WalWriter
 
-LOCK_TIMEOUT_S = 5.0
-"""Between two log lines that name the application in the way."""
+LOCK_TIMEOUT_S = 0.5
+"""How long one attempt waits, new readers being kept out meanwhile in rollback mode."""
 
 RETRY_S = 0.05
-"""Pause after a lock was not to be had in `LOCK_TIMEOUT_S`, or the mount refused a call."""
+"""Pause after an attempt: readers that were kept out go first."""
+
+NAMED_AFTER_S = 1.0
+NAMED_EVERY_S = 10.0
+"""When the log names an application in the way, and how often again."""
+
+LEAVE_WAL_TIMEOUT_S = 10.0
+"""An idle connection keeps a database in WAL mode; after this long it is left behind with the old inode."""
+
+REFUSALS_MAX = 3
+"""Attempts at an image that the mount refuses. A full disk is not counted: it is waited for."""
+
+MEMORY_BYTES = 8 << 20
+"""Pages of one database that wait in memory; what is beyond is read from the log when its turn comes."""
 
 CHECKPOINT_FRAMES = 1000
 """As SQLite's own automatic checkpoint."""
@@ -39,65 +58,78 @@ WAL_FRAMES_LONG = 4000
 CHECKPOINT_WAIT_S = 0.05
 PATIENT_CHECKPOINT_S = 1.0
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _log = logging.getLogger("litefs.node")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """An image that is in the local log, verified.
+@dataclass(frozen=True, slots=True)
+class _Replacement:
+    """`work` puts another state in place, which is at `txid`; `done` gets None, or why not."""
 
-    Attributes:
-        header: its header.
-        pages: returns the pages, ascending, from the start each time.
-        first_page: the first 100 bytes of page 1 if the image has it, else b"".
-    """
-
-    header: LtxHeader
-    pages: Callable[[], Iterable[Page]]
-    first_page: bytes
+    work: Callable[[], None]
+    txid: int
+    done: "queue.SimpleQueue[BaseException | None]"
 
 
 class DatabaseApplier:
     """The only writer of one database on a replica."""
 
-    def __init__(self, mount_dir: str, name: str, on_failed: Callable[[str], None]) -> None:
-        """Args: on_failed: called when an image cannot be applied at all; the caller resnapshots."""
+    def __init__(
+        self, mount_dir: str, log_dir: Path, name: str, applied_txid: int, on_failed: Callable[[str], None]
+    ) -> None:
+        """Args: applied_txid: what readers see; on_failed: called when only a snapshot helps."""
         self._database = MountedDatabase(mount_dir, name)
         self._journal = JournalApplier(self._database)
         self._wal: WalWriter | None = None
-        self._queue: queue.SimpleQueue[Image | Callable[[], None] | None] = queue.SimpleQueue()
+        self._logged = LoggedImages(log_dir)
+        self._queue: queue.SimpleQueue[Image | _Replacement | int | None] = queue.SimpleQueue()
+        self._waiting_bytes = 0
+        self._waiting_lock = threading.Lock()
+        self._applied_txid = self._logged_txid = applied_txid
         self._on_failed = on_failed
+        self._is_failed = False
         self._stopping = threading.Event()
+        self._interrupt = threading.Event()
         self._patient_at = 0.0
+        self._leave_wal_until = 0.0
         self._thread = threading.Thread(target=self._run, name=f"apply-{name}", daemon=True)
+        self.waiting_since_ms: int | None = None
+        """Time stamp of the image that is being applied: readers are no further behind than that."""
 
     def start(self) -> None:
         """Begins; a database in WAL mode is taken over at once, before an application would write it."""
         self._thread.start()
 
+    # ---- for the follower's thread ----
+
     def apply(self, image: Image) -> None:
-        """Queues an image behind those that wait."""
+        """Has an image applied that is in the log now, in its turn."""
+        self._logged_txid = image.header.max_txid
+        with self._waiting_lock:
+            # Over the bound there is a job that has not ended, and at its end the log is looked at.
+            if self._waiting_bytes + image.size_bytes > MEMORY_BYTES and self._waiting_bytes:
+                return
+            self._waiting_bytes += image.size_bytes
         self._queue.put(image)
 
-    def run_exclusively(self, work: Callable[[], None]) -> None:
-        """Lets go of the database, runs `work` on the applier's thread, and waits for it: for replacements.
+    def apply_logged(self, txid: int) -> None:
+        """The same for whatever the log holds through `txid`."""
+        self._logged_txid = txid
+        self._queue.put(txid)
+
+    def replace(self, work: Callable[[], None], txid: int) -> None:
+        """Gives up what waits, lets go of the database, and runs `work` on the applier's thread.
+
+        Args:
+            work: puts another state in place.
+            txid: of that state.
 
         Raises:
             whatever `work` raises.
         """
         done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-
-        def task() -> None:
-            self._let_go()
-            try:
-                work()
-            except BaseException as error:
-                done.put(error)
-            else:
-                self._take_over()
-                done.put(None)
-
-        self._queue.put(task)
+        self._interrupt.set()
+        self._queue.put(_Replacement(work, txid, done))
         error = done.get()
         if error is not None:
             raise error
@@ -105,36 +137,104 @@ class DatabaseApplier:
     def stop(self) -> None:
         """Ends the thread behind what is being applied, and lets go of all locks."""
         self._stopping.set()
+        self._interrupt.set()
         self._queue.put(None)
+
+    # ---- the thread ----
 
     def _run(self) -> None:
         self._insist(self._take_over)
         while (job := self._queue.get()) is not None:
-            if callable(job):
-                job()
-            else:
-                image = job
-                self._insist(lambda image=image: self._apply(image))  # type: ignore[misc]
-                self._keep_wal_short()
+            if isinstance(job, _Replacement):
+                self._replace(job)
+            elif isinstance(job, Image):
+                self._catch_up(job.header.min_txid - 1)
+                if job.header.min_txid == self._applied_txid + 1:
+                    self._apply_one(job)
+                with self._waiting_lock:
+                    self._waiting_bytes -= job.size_bytes
+            if self._queue.empty():
+                self._catch_up(self._logged_txid)
+            self._keep_wal_short()
+            if self._applied_txid == self._logged_txid:
+                self.waiting_since_ms = None
         self._let_go()
+        self._logged.close()
 
-    def _insist(self, work: Callable[[], None]) -> None:
-        """Tries until it is done, the node stops, or it is clear that it never will be."""
-        while not self._stopping.is_set():
+    def _replace(self, job: _Replacement) -> None:
+        self._interrupt.clear()
+        if self._stopping.is_set():
+            self._interrupt.set()
+        try:
+            self._let_go()
+            self._logged.close()
+            job.work()
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it was asked for
+            self._insist(self._take_over)
+            job.done.put(error)
+            return
+        self._applied_txid = self._logged_txid = job.txid
+        self._is_failed = False
+        self._insist(self._take_over)
+        job.done.put(None)
+
+    def _catch_up(self, txid: int) -> None:
+        """Applies what the log holds through `txid`."""
+        while self._applied_txid < txid and not self._is_failed and not self._interrupt.is_set():
+            try:
+                image = self._logged.image(self._applied_txid + 1)
+            except (LiteFSError, OSError) as error:
+                self._fail(f"its log cannot be read: {error}")
+                return
+            self._apply_one(image)
+
+    def _apply_one(self, image: Image) -> None:
+        self.waiting_since_ms = image.header.timestamp_ms
+        self._leave_wal_until = time.monotonic() + LEAVE_WAL_TIMEOUT_S
+        if self._insist(lambda: self._apply(image)):
+            self._applied_txid = image.header.max_txid
+            if self._wal is None and image.first_page:
+                self._insist(self._take_over)
+
+    def _insist(self, work: Callable[[], None]) -> bool:
+        """Tries until it is done (True), a replacement or the end of the node makes it pointless, or it fails."""
+        if self._is_failed or self._interrupt.is_set():
+            return False
+        named_at = time.monotonic() + NAMED_AFTER_S
+        refusal_n = 0
+        while not self._interrupt.is_set():
             try:
                 work()
-                return
             except LockHeldError as error:
-                _log.warning("%s: waiting for an application: %s", self._database.name, error)
-            except LinkClosedError:
-                return
-            except (FormatError, OSError) as error:
-                if self._stopping.wait(RETRY_S):
-                    return
-                _log.error("%s: cannot apply: %s", self._database.name, error)
-                self._on_failed(self._database.name)
-                return
-            self._stopping.wait(RETRY_S)
+                reason = f"waiting for an application: {error}"
+            except OSError as error:
+                refusal_n += error.errno not in _FULL
+                reason = f"refused by the mount: {error}"
+            except LiteFSError as error:
+                self._fail(str(error))
+                break
+            except Exception as error:  # noqa: BLE001 - without this thread the database would stand still for ever
+                _log.error("%s: apply", self._database.name, exc_info=error)
+                self._fail("unexpected error")
+                break
+            else:
+                return True
+            if self._interrupt.wait(RETRY_S):
+                break  # also where the mount is gone: the node ends with it
+            if refusal_n == REFUSALS_MAX:
+                self._fail(reason)
+                break
+            if time.monotonic() >= named_at:
+                named_at = time.monotonic() + NAMED_EVERY_S
+                _log.warning("%s: %s", self._database.name, reason)
+        return False
+
+    def _fail(self, reason: str) -> None:
+        _log.error("%s: cannot be applied, a snapshot is needed: %s", self._database.name, reason)
+        self._is_failed = True
+        self._on_failed(self._database.name)
+
+    # ---- the database's mode ----
 
     def _take_over(self) -> None:
         header = self._database.header()
@@ -160,26 +260,34 @@ class DatabaseApplier:
         if not header.commit:
             self._drop()
             return
-        leaves_wal = bool(image.first_page) and not is_wal_mode(image.first_page)
-        if self._wal is not None and leaves_wal:
-            self._wal.leave_wal_mode(LOCK_TIMEOUT_S)
-            self._wal = None
-            self._apply_by_journal(image)
-        elif self._wal is not None:
-            self._wal.apply(image.pages(), header.page_size, header.commit)
+        wal = self._wal
+        if wal is not None and (not image.first_page or is_wal_mode(image.first_page)):
+            wal.apply(image.pages(), header.page_size, header.commit)
+            return
+        if wal is not None:
+            self._leave_wal(wal)
         else:
             self._database.open(create=True)
             self._database.lock_exclusive(LOCK_TIMEOUT_S)
-            self._apply_by_journal(image)
-            if image.first_page and not leaves_wal:
-                self._open_wal()
-
-    def _apply_by_journal(self, image: Image) -> None:
-        """EXCLUSIVE is held; it is released."""
         try:
             self._journal.apply(image.pages(), image.header.page_size, image.header.commit)
         finally:
             self._database.unlock()
+
+    def _leave_wal(self, wal: WalWriter) -> None:
+        """Ends WAL mode with EXCLUSIVE held.
+
+        Raises:
+            LockHeldError: a connection has the database open; the WAL writer goes on.
+            LiteFSError: it has had it open for too long.
+        """
+        try:
+            wal.leave_wal_mode(LOCK_TIMEOUT_S)
+        except LockHeldError as error:
+            if time.monotonic() > self._leave_wal_until:
+                raise LiteFSError(f"a connection that stays open keeps it in WAL mode: {error}") from error
+            raise
+        self._wal = None
 
     def _drop(self) -> None:
         self._let_go()
@@ -192,9 +300,8 @@ class DatabaseApplier:
 
     def _keep_wal_short(self) -> None:
         wal = self._wal
-        if wal is None or wal.mx_frame < CHECKPOINT_FRAMES or not self._queue.empty():
-            if wal is None or wal.mx_frame < WAL_FRAMES_LONG:
-                return
+        if wal is None or wal.mx_frame < (CHECKPOINT_FRAMES if self._queue.empty() else WAL_FRAMES_LONG):
+            return
         wait_s = 0.0
         now = time.monotonic()
         if wal.mx_frame >= WAL_FRAMES_LONG and now >= self._patient_at:

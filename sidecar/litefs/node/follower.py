@@ -11,6 +11,7 @@ answers with a snapshot, the database is replaced as a whole.
 import http.client
 import logging
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from litefs.errors import FormatError, LinkClosedError, LiteFSError, PeerError, PositionMismatchError
+from litefs.errors import FormatError, LinkClosedError, LiteFSError, PeerError
 from litefs.formats.position import Checksum, Pos, Txid
 from litefs.formats.stream import (
     DropDbFrame,
@@ -92,6 +93,7 @@ class Follower:
         self._connection: http.client.HTTPConnection | None = None
         self._receiver: ImageReceiver | None = None
         self._name = ""
+        self._has_progressed = False
         self._begun = self._said = 0.0
         self._lag_said = 0.0
         self.state = FollowerState()
@@ -103,27 +105,33 @@ class Follower:
     def stop(self) -> None:
         """Ends the stream."""
         self._stopping.set()
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        """Drops the connection, so that the positions are told anew. From any thread."""
         connection = self._connection
         if connection is not None and connection.sock is not None:
             try:
-                connection.sock.shutdown(2)
+                connection.sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # it is closed already
 
     def _run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
+            self._has_progressed = False
             try:
                 self._follow()
-                failures = 0
             except LinkClosedError:
                 return
             except (LiteFSError, OSError, http.client.HTTPException) as error:
                 if not self._stopping.is_set():
-                    _log.warning("stream from %s:%d: %s", self._host, self._port, error or type(error).__name__)
-                failures = 0 if self.state.is_connected else failures + 1
+                    _log.warning("stream from %s:%d: %s", self._host, self._port, str(error) or type(error).__name__)
+            except Exception:  # noqa: BLE001 - without this thread the node would stand still for ever
+                _log.exception("stream from %s:%d", self._host, self._port)
             finally:
                 self._disconnected()
+            failures = 0 if self._has_progressed else failures + 1
             delay_s = self._reconnect_delay_s * min(2**failures, BACKOFF_MAX_FACTOR)
             self._stopping.wait(delay_s * random.uniform(0.5, 1.0))
 
@@ -176,6 +184,7 @@ class Follower:
             case HeartbeatFrame():
                 self._heard(event.timestamp_ms)
             case ReadyFrame():
+                self._has_progressed = True
                 self.state.is_ready = True
             case DropDbFrame():
                 _log.info("%s: the primary does not have it; kept", event.name)
@@ -183,7 +192,9 @@ class Follower:
                 pass  # backups and leases are not built yet
 
     def _heard(self, timestamp_ms: int) -> None:
-        self.state.timestamp_ms = timestamp_ms
+        # What waits for an application is not shown yet: this node is as far behind as that.
+        waiting_ms = self._replicas.waiting_since_ms()
+        self.state.timestamp_ms = timestamp_ms = timestamp_ms if waiting_ms is None else min(timestamp_ms, waiting_ms)
         now = time.monotonic()
         if self.state.is_ready and now - self._lag_said >= LAG_EVERY_S:
             self._lag_said = now
@@ -218,19 +229,18 @@ class Follower:
         except BaseException:
             receiver.abort()
             raise
+        self._has_progressed = True
         self._heard(max(receiver.header.timestamp_ms, self.state.timestamp_ms))
 
     def _append(self, receiver: ImageReceiver) -> None:
+        message: m.AppendImage | m.AppendSpooledImage
         if receiver.spool_path is None:
-            answer = self._replicas.call(m.AppendImage(self._name, receiver.encoded()))
+            message = m.AppendImage(self._name, receiver.encoded())
         else:
-            answer = self._replicas.call(m.AppendSpooledImage(self._name, str(receiver.spool_path)))
-        if isinstance(answer, m.Rejected):
-            raise PositionMismatchError(f"{self._name}: {answer.reason}")
-        image = receiver.image()
+            message = m.AppendSpooledImage(self._name, str(receiver.spool_path))
+        to = Pos(txid=Txid(receiver.header.max_txid), checksum=Checksum(receiver.post_apply))
+        self._replicas.append(self._name, message, receiver.image(), to)
         receiver.discard_spool()
-        post_apply = Pos(txid=Txid(image.header.max_txid), checksum=Checksum(receiver.post_apply))
-        self._replicas.apply(self._name, image, post_apply)
 
     def _replace(self, receiver: ImageReceiver) -> None:
         header = receiver.header

@@ -9,21 +9,20 @@ import secrets
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
 
 from litefs.errors import FormatError
 from litefs.formats.ltx import LtxHeader
 from litefs.formats.ltx_decoder import LtxDecoder
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE
-from litefs.node.applier import Image
+from litefs.node.image import FEED_BYTES, Image
 from litefs.node.mounted_database import Page
 from litefs.storage.incoming import IncomingDatabase
 
 MEMORY_BYTES = 1 << 20
 """Larger images are spooled: a message to the filesystem process is copied several times."""
 
-FEED_BYTES = 64 << 10
-"""LZ4 may expand 255 times, so this bounds what one step of the decoder can return to 16 MiB."""
+PAGES_BYTES = 4 << 20
+"""Pages kept for the applier; those of an image that has more of them, LZ4 expands well, are read from the log."""
 
 SMALL_SNAPSHOT_PAGES = 256
 """A new database of so few pages comes as an ordinary image: no replacement, no new inode."""
@@ -46,6 +45,7 @@ class ImageReceiver:
         self._decoder = LtxDecoder()
         self._memory = bytearray()
         self._pages: list[Page] = []
+        self._pages_bytes = 0
         self._first_page = b""
         self._incoming: IncomingDatabase | None = None
         self._fd = -1
@@ -111,14 +111,12 @@ class ImageReceiver:
             os.close(self._fd)
             self._fd = -1
 
-    def image(self) -> Image:
-        """Returns what the applier needs."""
-        pages, path = self._pages, self.spool_path
-        if path is None:
-            return Image(header=self.header, pages=lambda: pages, first_page=self._first_page)
-        # The name goes as soon as the image is in the log; the file itself with this object, once it is applied.
-        file = path.open("rb")
-        return Image(header=self.header, pages=lambda: decode_file(file), first_page=self._first_page)
+    def image(self) -> Image | None:
+        """Returns what the applier needs; None if that was too much to keep, and is in the log alone."""
+        if self.spool_path is not None or self._pages_bytes > PAGES_BYTES:
+            return None
+        pages = self._pages
+        return Image(header=self.header, pages=lambda: pages, first_page=self._first_page, size_bytes=self._pages_bytes)
 
     def encoded(self) -> bytes:
         """Returns the bytes of an image that stayed in memory."""
@@ -158,7 +156,6 @@ class ImageReceiver:
             os.write(self._fd, self._memory)
             os.write(self._fd, data)
             self._memory.clear()
-            self._pages.clear()
 
     def _take_pages(self, pages: list[tuple[int, bytes]]) -> None:
         if pages[0][0] == 1:
@@ -166,8 +163,11 @@ class ImageReceiver:
         if self._incoming is not None:
             for first, run in runs(pages):
                 self._incoming.write_pages(first, run)
-        elif self._fd < 0:
+        elif self._pages_bytes <= PAGES_BYTES:
+            self._pages_bytes += len(pages) * self.header.page_size
             self._pages.extend(pages)
+            if self._pages_bytes > PAGES_BYTES:
+                self._pages.clear()
 
 
 def runs(pages: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
@@ -175,14 +175,3 @@ def runs(pages: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     for _, group in groupby(enumerate(pages), key=lambda item: item[1][0] - item[0]):
         members = [page for _, page in group]
         yield members[0][0], b"".join(page for _, page in members)
-
-
-def decode_file(file: BinaryIO) -> Iterator[Page]:
-    """Yields the pages of an image in a file, from its start."""
-    file.seek(0)
-    decoder = LtxDecoder()
-    while not decoder.done:
-        data = file.read(FEED_BYTES)
-        if not data:
-            raise FormatError("image is cut short")
-        yield from decoder.feed(data)

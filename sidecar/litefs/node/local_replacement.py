@@ -24,7 +24,7 @@ LOCK_TIMEOUT_S = 10.0
 class LocalReplacement:
     """Takes the pages of the new state in order, then puts it in place as the next transaction."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one object of the node each, and the shape of the new state
         self,
         name: str,
         page_size: int,

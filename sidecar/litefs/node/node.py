@@ -90,7 +90,7 @@ class Node:
 
     def _begin_to_follow(self, databases: Mapping[str, m.DatabaseInfo]) -> None:
         settings = self._settings
-        self._replicas = Replicas(self._link, settings.mount_dir, self._data_dir, self._guard)
+        self._replicas = Replicas(self._link, settings.mount_dir, self._data_dir, self._guard, self._ask_for_snapshots)
         self._replicas.start(databases)
         self._follower = Follower(
             settings.primary_url,
@@ -102,6 +102,10 @@ class Node:
             self._cluster.check,
         )
         self._follower.start()
+
+    def _ask_for_snapshots(self) -> None:
+        if self._follower is not None:
+            self._follower.reconnect()
 
     def stop(self) -> None:
         """Ends following and lets go of the mount."""

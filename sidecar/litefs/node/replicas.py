@@ -3,20 +3,19 @@
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
-from litefs.errors import CorruptStateError, LinkClosedError, LiteFSError, PeerError
-from litefs.formats.ltx_decoder import decode_image
-from litefs.formats.position import Checksum, Pos, Txid
-from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE
+from litefs.errors import CorruptStateError, LinkClosedError, PositionMismatchError
+from litefs.formats.position import ZERO_POS, Checksum, Pos, Txid
 from litefs.link import messages as m
-from litefs.node.applier import DatabaseApplier, Image
+from litefs.node.applier import DatabaseApplier
+from litefs.node.image import Image
 from litefs.node.link_client import LinkClient
 from litefs.node.shm_guard import ShmGuard
-from litefs.storage.log_reader import LogReader
+from litefs.storage.log_reader import LogGapError, LogReader
 
 _log = logging.getLogger("litefs.node")
 
@@ -24,60 +23,63 @@ _log = logging.getLogger("litefs.node")
 class Replicas:
     """What a following node does to its databases. Used by the follower's thread, but for `tell`."""
 
-    def __init__(self, link: LinkClient, mount_dir: str, data_dir: Path, guard: ShmGuard) -> None:
-        """Args: guard: knows the wal-indexes of the mount."""
+    def __init__(
+        self, link: LinkClient, mount_dir: str, data_dir: Path, guard: ShmGuard, on_failed: Callable[[], None]
+    ) -> None:
+        """Args: guard: knows the wal-indexes; on_failed: called when `positions` should be asked for anew."""
         self._link = link
         self._mount_dir = mount_dir
         self._data_dir = data_dir
         self._guard = guard
+        self._on_failed = on_failed
         self._appliers: dict[str, DatabaseApplier] = {}
         self._positions: dict[str, Pos] = {}
         self._failed: set[str] = set()
         self._lock = threading.Lock()
+        self._is_stopped = False
 
     def start(self, databases: Mapping[str, m.DatabaseInfo]) -> None:
         """Takes the databases over, applying first what lies in their logs already."""
         for info in databases.values():
-            position = Pos(txid=Txid(info.txid), checksum=Checksum(info.checksum))
-            self._positions[info.name] = position
+            applier = self._applier(info.name, info.txid)
+            self._positions[info.name] = Pos(txid=Txid(info.txid), checksum=Checksum(info.checksum))
             if info.logged_txid > info.txid:
-                try:
-                    self._apply_logged(info)
-                except LiteFSError as error:
-                    _log.warning("%s: images in the log cannot be applied: %s", info.name, error)
-                    self._positions[info.name] = Pos(txid=Txid(0), checksum=Checksum(0))
-            elif info.page_n:
-                self._applier(info.name)
+                # What the log ends with is known here by its number alone: the last image tells the checksum.
+                self._positions[info.name] = self._last_logged(info)
+                applier.apply_logged(info.logged_txid)
 
-    def _apply_logged(self, info: m.DatabaseInfo) -> None:
+    def _last_logged(self, info: m.DatabaseInfo) -> Pos:
         reader = LogReader(self._data_dir / "dbs" / info.name / "log")
         try:
-            for ref in reader.images(info.txid + 1, info.logged_txid):
-                header, pages, trailer = decode_image(reader.read(ref, 0, ref.size))
-                first = pages[0][1][:DATABASE_HEADER_SIZE] if pages and pages[0][0] == 1 else b""
-                image = Image(header=header, pages=lambda pages=pages: pages, first_page=first)  # type: ignore[misc]
-                position = Pos(txid=Txid(header.max_txid), checksum=Checksum(trailer.post_apply))
-                self.apply(info.name, image, position)
+            *_, last = reader.images(info.txid + 1, info.logged_txid)
+            return Pos(txid=Txid(last.max_txid), checksum=Checksum(last.post_apply))
+        except LogGapError as error:
+            _log.warning("%s: a snapshot is needed: %s", info.name, error)
+            return ZERO_POS
         finally:
             reader.close()
 
     def stop(self) -> None:
         """Lets go of all databases."""
-        for applier in self._appliers.values():
+        self._is_stopped = True
+        for applier in list(self._appliers.values()):
             applier.stop()
 
     def positions(self) -> dict[str, Pos]:
         """Returns where each database stands in the log, for the primary to continue."""
         with self._lock:
-            failed, self._failed = self._failed, set()
-        for name in failed:
-            self._positions[name] = Pos(txid=Txid(0), checksum=Checksum(0))
-        return {name: pos for name, pos in self._positions.items() if pos.txid}
+            failed = set(self._failed)
+        return {name: pos for name, pos in self._positions.items() if pos.txid and name not in failed}
 
     def is_known(self, name: str) -> bool:
-        """The database has a position here, so that an image may follow it."""
+        """The database has a position here, so that nothing but its next image, or a replacement, can follow."""
         position = self._positions.get(name)
         return position is not None and position.txid > 0
+
+    def waiting_since_ms(self) -> int | None:
+        """Returns the time stamp of the oldest image that waits for an application; None if none does."""
+        waiting = [since for applier in self._appliers.values() if (since := applier.waiting_since_ms) is not None]
+        return min(waiting, default=None)
 
     def tell(self, message: msgspec.Struct) -> None:
         """Tells the filesystem process something without an answer; a closed link is found out elsewhere."""
@@ -86,22 +88,27 @@ class Replicas:
         except LinkClosedError:
             return
 
-    def call(self, message: msgspec.Struct) -> m.Answer:
-        """Asks the filesystem process.
+    def append(self, name: str, message: m.AppendImage | m.AppendSpooledImage, image: Image | None, to: Pos) -> None:
+        """Puts an image into the log and has it applied.
+
+        Args:
+            message: carries the image to the log.
+            image: its pages; None to have them read from the log.
+            to: the position after it.
 
         Raises:
-            PeerError: images of a database keep failing: the connection is given up for a snapshot.
-            LinkClosedError: it is gone.
+            PositionMismatchError: it does not follow what is in the log.
+            LinkClosedError: the filesystem process is gone.
         """
-        with self._lock:
-            if self._failed:
-                raise PeerError(f"{', '.join(self._failed)}: cannot be applied, asking for a snapshot")
-        return self._link.call(message)
-
-    def apply(self, name: str, image: Image, position: Pos) -> None:
-        """Queues an image that is in the log."""
-        self._positions[name] = position
-        self._applier(name).apply(image)
+        answer = self._link.call(message)
+        if not isinstance(answer, m.Appended):
+            raise PositionMismatchError(getattr(answer, "reason", f"unexpected answer {answer}"))
+        applier = self._applier(name, self._positions.get(name, ZERO_POS).txid)
+        self._positions[name] = to
+        if image is not None:
+            applier.apply(image)
+        else:
+            applier.apply_logged(to.txid)
 
     def replace(self, request: m.PrepareReplacement) -> None:
         """Puts the state in the incoming files in the place of a database.
@@ -110,8 +117,11 @@ class Replicas:
             LiteFSError, OSError: the old state stands, or the new one does after the next start.
         """
         name = request.name
-        self._applier(name).run_exclusively(lambda: self._flip(request))
+        applier = self._applier(name, self._positions.get(name, ZERO_POS).txid)
+        applier.replace(lambda: self._flip(request), request.txid)
         self._positions[name] = Pos(txid=Txid(request.txid), checksum=Checksum(request.checksum))
+        with self._lock:
+            self._failed.discard(name)
 
     def _flip(self, request: m.PrepareReplacement) -> None:
         answer = self._link.call(request)
@@ -119,16 +129,21 @@ class Replicas:
             raise CorruptStateError(f"{request.name}: {getattr(answer, 'reason', answer)}")
         flip(self._mount_dir, answer, self._guard)
 
-    def _applier(self, name: str) -> DatabaseApplier:
+    def _applier(self, name: str, applied_txid: int) -> DatabaseApplier:
         applier = self._appliers.get(name)
         if applier is None:
-            applier = self._appliers[name] = DatabaseApplier(self._mount_dir, name, self._on_failed)
+            log_dir = self._data_dir / "dbs" / name / "log"
+            applier = DatabaseApplier(self._mount_dir, log_dir, name, applied_txid, self._failed_one)
+            self._appliers[name] = applier
             applier.start()
+            if self._is_stopped:
+                applier.stop()
         return applier
 
-    def _on_failed(self, name: str) -> None:
+    def _failed_one(self, name: str) -> None:
         with self._lock:
             self._failed.add(name)
+        self._on_failed()
 
 
 def flip(mount_dir: str, ready: m.ReplacementReady, guard: ShmGuard) -> None:
