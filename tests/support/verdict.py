@@ -102,4 +102,4 @@ def check_replica(place: Place, path: Path, expected: Finding, *, large: bool = 
     await_position(place, path, expected.position)
     finding = check_database(place, path, large=large, replica=True)
     assert finding.position == expected.position
-    assert finding.sha256 == expected.sha256, f"{path.name}: the replica's bytes differ"
+    assert finding.sha256 == expected.sha256, f"{path.name}: the replica's bytes differ: {finding} {expected}"
