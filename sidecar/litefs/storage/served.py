@@ -3,7 +3,8 @@
 A write into the database file belongs to
     the load under way            the file is being filled without SQLite (`raw_load`)
     the open transaction          a rollback journal is active (`journal_commit`)
-    a checkpoint                  the database is in WAL mode and its WAL exists (`wal_commit`)
+    a checkpoint                  the database is in WAL mode and its WAL exists; for a program that is not SQLite
+                                  the WAL must have frames, too (`wal_commit`)
     a new load                    the writer is not SQLite
     nobody                        SQLite writes without a journal: refused, for it cannot be replicated
 """
@@ -66,7 +67,7 @@ class ServedDatabase:
             self.load.write(offset, data)
         elif self.journal.is_active:
             self.journal.write_page(offset, data)
-        elif self.wal.file is not None and self.database.wal_mode:
+        elif self._is_checkpoint(by_sqlite=by_sqlite):
             self.wal.checkpoint_write(offset, data)
         else:
             self._begin_load(by_sqlite=by_sqlite, keep=True).write(offset, data)
@@ -78,7 +79,7 @@ class ServedDatabase:
             self.load.truncate(size)
         elif self.journal.is_active:
             self.journal.truncate_database(size)
-        elif self.wal.file is not None and database.wal_mode:
+        elif self._is_checkpoint(by_sqlite=by_sqlite):
             self.wal.truncate_database(size)
         elif size == database.page_n * database.page_size or (
             by_sqlite and size > database.page_n * database.page_size
@@ -90,6 +91,11 @@ class ServedDatabase:
             )
         else:
             self._begin_load(by_sqlite=by_sqlite, keep=False).truncate(0)
+
+    def _is_checkpoint(self, *, by_sqlite: bool) -> bool:
+        """The WAL explains a change of the database file. An empty one does not, where another program writes."""
+        wal = self.wal
+        return wal.file is not None and self.database.wal_mode and (by_sqlite or wal.holds_frames)
 
     def sync(self) -> Steps[None]:
         """The database's fsync: all pages of a commit are written, or a checkpoint is.

@@ -62,6 +62,11 @@ class WalCapture:
 
     # ---- the file ----
 
+    @property
+    def holds_frames(self) -> bool:
+        """There are committed frames in the WAL."""
+        return self.committed_end > WAL_HEADER_SIZE
+
     def read(self, offset: int, size: int) -> bytes:
         """Reads the WAL."""
         return self._file().read(offset, size)
