@@ -66,7 +66,6 @@ class LinkServer:
         self._operations.node_pid = 0
         self._outgoing.clear()
         self._requests.clear()
-        self._told.clear()
         for snapshot_id in list(self._snapshots):
             self._close_snapshot(snapshot_id)
 

@@ -317,6 +317,8 @@ class Operations(Answers):
         inode = handle.inode
         served = inode.served
         if inode.kind is Kind.WAL and served is not None and not inode.unlinked:
+            if served.dead:
+                raise pyfuse3.FUSEError(errno.ESTALE)
             log = served.database.log
             before = log.last_txid
             steps = served.wal.write(offset, data)
@@ -324,6 +326,8 @@ class Operations(Answers):
                 self._wal_sync.committed(served.database)
             return steps
         if inode.kind is Kind.JOURNAL and served is not None and not inode.unlinked:
+            if served.dead:
+                raise pyfuse3.FUSEError(errno.ESTALE)
             return served.journal.write(offset, data)
         if inode.kind is Kind.DATABASE:
             if inode.is_dead:
