@@ -269,4 +269,6 @@ class BaseFile(Retirable):
         for layer in self.layers:
             layer.overlay.close()
         self.layers.clear()
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

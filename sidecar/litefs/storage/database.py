@@ -166,7 +166,11 @@ class Database:
             OSError: the log cannot take the image.
         """
         if self.gate.is_open and not self.expected:
-            return (yield from prepare(self.log, self.before(), change, group))
+            prepared = yield from prepare(self.log, self.before(), change, group)
+            if not self.may_accept(prepared):
+                self.void(prepared)
+                raise NotPrimaryError(f"{self.name}: this node ceased to be the primary")
+            return prepared
         measured = yield from measure(self.before(), change)
         if measured.post_apply == self.checksum and measured.commit == self.page_n and not measured.sums:
             return measured
@@ -188,6 +192,15 @@ class Database:
         if self.gate.is_open and not self.expected:
             return prepare_small(self.log, self.before(), change)
         return run(self.prepare(change))
+
+    def may_accept(self, prepared: Prepared) -> bool:
+        """Says whether a prepared transaction may still become the state: the lease may have run out since.
+
+        What changes nothing always may, and so may the image that the primary sent.
+        """
+        if prepared.record is None and prepared.planned is None:
+            return True
+        return self.gate.is_open or (bool(self.expected) and self.expected[0].record is prepared.record)
 
     def void(self, prepared: Prepared) -> None:
         """Takes back a prepared transaction that will not commit, durably.

@@ -74,7 +74,8 @@ class IncomingDatabase:
         """Removes what was written."""
         self.close()
         for name in (INCOMING_NAME, SUMS_NAME):
-            (self._directory / name).unlink(missing_ok=True)
+            if (self._directory / name).exists():
+                self._disk.unlink("incoming.abort", self._directory / name)
 
     def close(self) -> None:
         """Closes the file and leaves it."""

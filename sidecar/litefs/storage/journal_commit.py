@@ -17,11 +17,12 @@ Rules:
     3. Nothing is dropped by us: the kernel has the pages cached. SQLite rolls back, we compare.
 """
 
-from litefs.errors import CommitRefusedError, UncapturedWriteError
+from litefs.errors import CommitRefusedError, NotPrimaryError, UncapturedWriteError
 from litefs.formats.journal import JOURNAL_HEADER_SIZE, is_active, super_journal_name
-from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, page_n_of, page_size_of
+from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, PAGE_SIZES, page_n_of, page_size_of
 from litefs.storage.database import Database
 from litefs.storage.overlay import UNLIMITED, Overlay
+from litefs.storage.replacement import cancel_replacement, flip_in_place, plan_from
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.steps import Steps
 from litefs.storage.transaction import Change, Prepared
@@ -206,7 +207,10 @@ class RollbackJournal:
         if self._prepared is not None or overlay is None or overlay.is_clean:
             return
         generation = overlay.generation
-        prepared = yield from self.database.prepare(self._change(overlay), group)
+        if self._page_size(overlay) != overlay.page_size:
+            prepared = yield from self._plan_page_size(overlay, group)
+        else:
+            prepared = yield from self.database.prepare(self._change(overlay), group)
         if durable and prepared.record is not None:
             try:
                 yield from self.database.sync_log()
@@ -214,6 +218,26 @@ class RollbackJournal:
                 self.database.void(prepared)
                 raise CommitRefusedError(f"{self.database.name}: log sync: {error}") from error
         self._prepared, self._prepared_generation = prepared, generation
+
+    def _plan_page_size(self, overlay: Overlay, group: int) -> Steps[Prepared]:
+        """Prepares a whole new state: no image can carry pages of another size than those it follows."""
+        database, page_size = self.database, self._page_size(overlay)
+        if group or page_size not in PAGE_SIZES or database.size % page_size:
+            raise CommitRefusedError(
+                f"{database.name}: {database.size} bytes, pages of {overlay.page_size} become pages of {page_size}"
+            )
+        if not database.gate.is_open:
+            raise NotPrimaryError(f"{database.name}: this node is not the primary")
+        planned = yield from plan_from(database, page_size, database.size, self.read)
+        return Prepared(
+            txid=planned.state.base_txid,
+            post_apply=planned.state.checksum,
+            commit=planned.state.page_n,
+            timestamp_ms=planned.state.timestamp_ms,
+            sums=[],
+            record=None,
+            planned=planned,
+        )
 
     def prepare_in_sync(self) -> Steps[None]:
         """The database's fsync upcall under an active journal."""
@@ -254,11 +278,24 @@ class RollbackJournal:
         if overlay is not None and not overlay.is_clean and not self._decided:
             if self.prepared is None:
                 yield from self.prepare(durable=self.synced)
+            elif not self.database.may_accept(self.prepared):
+                self.take_back()
+                raise NotPrimaryError(f"{self.database.name}: this node ceased to be the primary")
+            if self.prepared is not None and self.prepared.planned is not None:
+                yield from flip_in_place(self.database, self.prepared.planned)
+                self._forget()
             # No step from here to the end: the position moves in one piece with the answer.
             self._flip()
         else:
             self._discard_stale_preparation()
         self.synced = self._decided = False
+
+    def _forget(self) -> None:
+        """The overlay is in the base now."""
+        assert self.overlay is not None
+        self._prepared, self._prepared_generation = None, -1
+        self.overlay.close()
+        self.overlay = None
 
     def _flip(self) -> None:
         prepared, overlay = self._prepared, self.overlay
@@ -283,7 +320,13 @@ class RollbackJournal:
         overlay = self.overlay
         if overlay is None or overlay.generation != self._prepared_generation:
             self._prepared, self._prepared_generation = None, -1
+            if prepared.planned is not None:
+                cancel_replacement(self.database.disk, self.database.directory)
             self.database.void(prepared)
+
+    def _page_size(self, overlay: Overlay) -> int:
+        """Returns the page size after the transaction, as page 1 states it: VACUUM may have changed it."""
+        return page_size_of(self._page(overlay, 1)) if self.database.size else overlay.page_size
 
     def _change(self, overlay: Overlay) -> Change:
         database = self.database
@@ -291,8 +334,6 @@ class RollbackJournal:
         first = self._page(overlay, 1)
         commit = page_n_of(first) if len(first) >= DATABASE_HEADER_SIZE else 0
         commit = commit or database.size // page_size
-        if page_size_of(first) != page_size and database.size:
-            raise CommitRefusedError(f"{database.name}: page size changes from {page_size} to {page_size_of(first)}")
         pgnos = sorted(overlay.pages)
         if overlay.base_limit != UNLIMITED:
             cut = range(overlay.base_limit // page_size + 1, min(commit, database.page_n) + 1)

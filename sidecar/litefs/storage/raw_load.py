@@ -10,13 +10,12 @@ import os
 from array import array
 
 from litefs.errors import CommitRefusedError, FormatError, NotPrimaryError
-from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum, page_checksums
+from litefs.formats.checksum import page_checksums
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, SqliteHeader
 from litefs.storage.base_file import WRITE_RUN_BYTES
 from litefs.storage.database import Database
 from litefs.storage.incoming import INCOMING_NAME
-from litefs.storage.replacement import finish, prepare_replacement
-from litefs.storage.state import DatabaseState
+from litefs.storage.replacement import flip_in_place, plan_in_place
 from litefs.storage.steps import Steps
 
 
@@ -36,24 +35,39 @@ class RawLoad:
         self._dirty = True
         self.is_committing = False
         if keep and database.size:
-            for offset in range(0, database.size, WRITE_RUN_BYTES):
-                data = database.base.read(offset, min(WRITE_RUN_BYTES, database.size - offset))
-                self._disk.write("load.copy", self._fd, data, offset)
-            self.size = database.size
-            self._disk.truncate("load.copy_size", self._fd, self.size)
+            try:
+                self._copy_present()
+            except OSError:
+                self.close()
+                raise
+
+    def _copy_present(self) -> None:
+        database = self._database
+        for offset in range(0, database.size, WRITE_RUN_BYTES):
+            data = database.base.read(offset, min(WRITE_RUN_BYTES, database.size - offset))
+            self._disk.write("load.copy", self._fd, data, offset)
+        self._disk.truncate("load.copy_size", self._fd, database.size)
+        self.size = database.size
 
     def read(self, offset: int, size: int) -> bytes:
         """Reads the file as loaded so far."""
         return self._disk.read("load.read", self._fd, size, offset)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Writes into the file. Raises OSError if the disk cannot take it."""
+        """Writes into the file.
+
+        Raises:
+            CommitRefusedError: it is being committed as it is.
+            OSError: the disk cannot take it.
+        """
+        self._check_writable()
         self._disk.write("load.write", self._fd, data, offset)
         self.size = max(self.size, offset + len(data))
         self._dirty = True
 
     def truncate(self, size: int) -> None:
-        """Sets the size of the file."""
+        """Sets the size of the file. Raises as `write`."""
+        self._check_writable()
         self._disk.truncate("load.truncate", self._fd, size)
         self.size = size
         self._dirty = True
@@ -71,7 +85,6 @@ class RawLoad:
         database = self._database
         if not self._dirty or self.is_committing:
             return False
-        self._dirty = False
         if not self.size:
             if database.page_n:
                 database.clear()
@@ -79,6 +92,7 @@ class RawLoad:
             return True
         shape = self._shape()
         if shape is None:
+            self._dirty = False
             return False
         self.is_committing = True
         try:
@@ -93,15 +107,18 @@ class RawLoad:
         sums = yield lambda: self._checksums(page_size, page_n)
         if not database.gate.is_open:
             raise NotPrimaryError(f"{database.name}: this node is not the primary")
-        if self._dirty:
-            raise CommitRefusedError(f"{database.name}: written to while it was committed")
-        yield from replace_in_place(database, page_size, page_n, sums)
+        planned = yield from plan_in_place(database, page_size, page_n, sums)
+        yield from flip_in_place(database, planned)
 
     def close(self) -> None:
         """Gives the load up, or ends it."""
         if self._fd >= 0:
             self._disk.close("load.close", self._fd)
             self._fd = -1
+
+    def _check_writable(self) -> None:
+        if self.is_committing:
+            raise CommitRefusedError(f"{self._database.name}: written to while it is committed")
 
     def _shape(self) -> tuple[int, int] | None:
         """Returns (page size, pages) if the file is a whole SQLite database."""
@@ -126,25 +143,3 @@ class RawLoad:
         self._disk.truncate("load.trim", self._fd, page_n * page_size)
         self._disk.sync("load.sync", self._fd)
         return sums
-
-
-def replace_in_place(database: Database, page_size: int, page_n: int, sums: "array[int]") -> Steps[None]:
-    """Commits the synced incoming file as the next transaction of a database that stays open.
-
-    Crash: before `state.next` is durable the old state stands, after it the new one does.
-
-    Raises:
-        OSError: the old state stands.
-    """
-    state = DatabaseState(
-        base_txid=database.txid + 1,
-        checksum=database_checksum(sums) | CHECKSUM_FLAG,
-        page_size=page_size,
-        page_n=page_n,
-        timestamp_ms=database.now_ms(),
-    )
-    yield lambda: prepare_replacement(database.disk, database.directory, state)
-    while database.is_checkpointing:
-        yield None
-    finish(database.disk, database.directory)
-    database.reopen(state, sums)

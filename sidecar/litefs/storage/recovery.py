@@ -71,6 +71,10 @@ class FoundLog:
         """Returns the groups that a live record here decides."""
         return {r.header.group for r in self.records if r.header.group and r.header.state == RecordState.LIVE}
 
+    def last_txid(self) -> int:
+        """Returns the last image that is not void, whether it would count or not; 0 if there is none."""
+        return max((r.header.max_txid for r in self.records if r.header.state != RecordState.VOID), default=0)
+
     def close(self, disk: Disk) -> None:
         """Closes the segments of a log that is not taken over."""
         for segment in self.segments:
@@ -137,7 +141,8 @@ def recover(database: Database, found: FoundLog, live_groups: set[int], progress
             "and neither state file nor log say what they are"
         )
     verify(database, progress)
-    database.base.truncate_file(database.page_n * database.page_size, database.txid)
+    if database.base.size != database.page_n * database.page_size:  # else its time of change would be lost
+        database.base.truncate_file(database.page_n * database.page_size, database.txid)
     database.size = database.base.size
     _end_log(database, found, run)
     if run:

@@ -3,6 +3,8 @@
 One JSON document and, on a second line, the CRC-64 of the first in hex.
 """
 
+from array import array
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -26,6 +28,7 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
         timestamp_ms: of the image `base_txid`.
         group: mark of the last multi-database image at or before `base_txid` (see `log_format`); 0: none.
         exists: the name shows in the mount. A dropped database keeps its position, for whoever comes after.
+        after_txid: in `state.next` only: images after this one make the replacement void.
     """
 
     base_txid: int = 0
@@ -35,6 +38,15 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_ms: int = 0
     group: int = 0
     exists: bool = True
+    after_txid: int = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedState:
+    """A whole new state that lies prepared beside the present one, and the checksums of its pages."""
+
+    state: DatabaseState
+    sums: "array[int]"
 
 
 def write_state(disk: Disk, directory: Path, state: DatabaseState, name: str = STATE_NAME) -> None:

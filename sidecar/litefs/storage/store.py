@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from litefs.errors import CommitRefusedError, CorruptStateError, DiskLostError, NotPrimaryError
+from litefs.errors import CommitRefusedError, CorruptStateError, DiskLostError, FormatError, NotPrimaryError
 from litefs.storage import replacement
 from litefs.storage.data_dir import DataDir
 from litefs.storage.database import CommitGate, Database, StoreSettings
@@ -52,7 +52,7 @@ class Store:
         """
         found: dict[str, tuple[DatabaseState, FoundLog]] = {}
         for directory in sorted(path for path in self._root.iterdir() if path.is_dir()):
-            replacement.finish(self.disk, directory)
+            replacement.finish_at_start(self.disk, directory)
             replacement.clean_up(self.disk, directory)
             state = read_state(directory)
             if state is None:
@@ -176,24 +176,27 @@ class Store:
 
         Raises:
             CommitRefusedError: a commit came in between; the old state stands and the replacement is cancelled.
-            CorruptStateError, OSError: recovery will finish it at the next start.
+            CorruptStateError: no replacement is prepared, or it cannot be believed; the old state stands.
+            DiskLostError: recovery finishes it at the next start, so the process must stop.
         """
         old = self.databases.get(name)
         directory = self._root / name
         planned = read_state(directory, NEXT_STATE_NAME)
-        if self.gate.is_open and planned is not None and old is not None and planned.base_txid != old.database.txid + 1:
+        if planned is None:
+            raise CorruptStateError(f"{name}: no replacement is prepared")
+        if self.gate.is_open and old is not None and planned.base_txid != old.database.txid + 1:
             replacement.cancel_replacement(self.disk, directory)
             raise CommitRefusedError(f"{name}: committed to while it was to be replaced")
         if old is not None:
             old.dead = True
             old.database.base.retire()
             old.database.log.retire()
-        if not replacement.finish(self.disk, directory):
-            raise CorruptStateError(f"{name}: no replacement is prepared")
-        state = read_state(directory)
-        assert state is not None
-        database = self._new_database(name, state)
-        database.reopen(state, replacement.take_sums(self.disk, directory, state.page_n))
+        try:
+            replacement.finish(self.disk, directory)
+            database = self._new_database(name, planned)
+            database.reopen(planned, replacement.take_sums(self.disk, directory, planned.page_n))
+        except (OSError, FormatError) as error:
+            raise DiskLostError(f"{name}: replacing its state: {error}") from error
         served = self._serve(database)
         self.on_accept(database)
         return served

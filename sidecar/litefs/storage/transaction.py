@@ -19,6 +19,7 @@ from litefs.formats.ltx_encoder import LtxEncoder, encode_image
 from litefs.formats.position import Checksum, NodeId, Txid
 from litefs.storage.log import Log, LogRecord
 from litefs.storage.log_format import RecordState
+from litefs.storage.state import PlannedState
 from litefs.storage.steps import Steps
 
 SMALL_PAGES_MAX = 64
@@ -65,7 +66,10 @@ class Change:
 
 @dataclass(slots=True, kw_only=True)
 class Prepared:
-    """A transaction whose image is in the log. `record` is None if nothing changed and there is no image."""
+    """A transaction whose image is in the log.
+
+    `record` is None if there is no image: nothing changed, or the page size did, and `planned` is the new state.
+    """
 
     txid: int
     post_apply: int
@@ -74,6 +78,7 @@ class Prepared:
     sums: list[tuple[int, int]]
     record: LogRecord | None
     group: int = 0
+    planned: PlannedState | None = None
 
 
 def touched(before: Before, pgnos: Sequence[int], commit: int) -> Sequence[int]:
