@@ -72,6 +72,57 @@ def commits_over_several_databases(world: World) -> None:
     world.tidy()
 
 
+def abandoned_transactions(world: World) -> None:
+    player = world.player()
+    world.commit(player, range(1, 4))
+    world.abandon(player, [2, 3])
+    world.commit(player, [3], sync=False)
+    world.abandon(player, [2, 4])
+    world.commit(player, [2])
+
+
+def loads(world: World) -> None:
+    player = world.player()
+    world.commit(player, range(1, 4))
+    world.load(player, range(1, 6), 5)
+    world.commit(player, [2, 3])
+    world.load(player, range(1, 3), 2)
+    world.tidy()
+    world.commit(player, [2])
+
+
+def page_size_changes(world: World) -> None:
+    player = world.player()
+    world.commit(player, range(1, 6))
+    world.vacuum(player, 2048, 3)
+    world.commit(player, [2])
+    world.vacuum(player, 512, 7, sync=False)
+    world.commit(player, [2])
+
+
+def replacements(world: World) -> None:
+    player = world.player()
+    world.commit(player, range(1, 4))
+    world.replace(player, range(1, 6), 5, txid=2)
+    world.commit(player, [2, 3])
+    world.gate.primary_until = 0.0
+    world.replace(player, range(1, 3), 2, txid=40)
+    world.replace(player, range(1, 3), 2, txid=7)
+    world.gate.primary_until = float("inf")
+    world.commit(player, [2])
+
+
+def drops(world: World) -> None:
+    player = world.player()
+    world.commit(player, range(1, 4))
+    world.drop(player)
+    world.tidy()
+    world.commit(player, range(1, 3))
+    world.drop(player)
+    world.commit(player, range(1, 5))
+    world.tidy()
+
+
 SCENARIOS: list[Scenario] = [
     full_rollback_commits,
     unsynced_rollback_commits,
@@ -79,6 +130,11 @@ SCENARIOS: list[Scenario] = [
     wal_commits,
     rolling_segments,
     commits_over_several_databases,
+    abandoned_transactions,
+    loads,
+    page_size_changes,
+    replacements,
+    drops,
 ]
 each_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 

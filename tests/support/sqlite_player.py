@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
-from litefs.errors import LiteFSError
+from litefs.errors import CommitRefusedError
 from litefs.formats.journal import JOURNAL_HEADER_SIZE, JOURNAL_MAGIC, JournalReader, JournalWriter
 from litefs.formats.sqlite_header import DATABASE_MAGIC
 from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, encode_frame_header
@@ -26,7 +26,7 @@ PAGE_SIZE = 1024
 _SECTOR = 512
 _U32 = struct.Struct(">I")
 
-Refusal = (LiteFSError, OSError)
+Refusal = (CommitRefusedError, OSError)
 
 
 class JournalEnd(Enum):
@@ -88,6 +88,8 @@ class Player:
     def look(self) -> None:
         """Reads the database anew, as a connection that has just been opened."""
         data = self.served.read(0, self.served.size)
+        if data:
+            self.page_size = int.from_bytes(data[16:18], "big")
         self.pages = [data[at : at + self.page_size] for at in range(0, len(data), self.page_size)]
         self.wal = bool(data) and data[18] == 2
         self._counter = _U32.unpack_from(data, 24)[0] if data else 0
@@ -176,6 +178,31 @@ class Player:
             if sync:
                 run(self.served.sync())
         run(journal.unlink())
+
+    def vacuum(self, page_size: int, page_n: int) -> bytes:
+        """Returns the database as VACUUM would leave it after `PRAGMA page_size`; to be given to `commit_bytes`."""
+        self._counter += 1
+        first = page_one(page_n, self._counter, wal=False, page_size=page_size)
+        return first + self._random.randbytes((page_n - 1) * page_size)
+
+    def commit_bytes(self, data: bytes, *, sync: bool = True) -> None:
+        """Commits a state of another page size: written, as SQLite does, in pages of the old one."""
+        old, page_size = self.pages, int.from_bytes(data[16:18], "big")
+        try:
+            padded = data.ljust(-(-len(data) // self.page_size) * self.page_size, b"\0")
+            self.begin([padded[at : at + self.page_size] for at in range(0, len(padded), self.page_size)], sync=sync)
+            for at in range(0, len(data), self.page_size):
+                self.served.write(at, data[at : at + self.page_size], by_sqlite=True)
+            self.served.truncate(len(data), by_sqlite=True)
+            if sync:
+                run(self.served.sync())
+            self.end(JournalEnd.DELETE)
+        except Refusal:
+            self.pages = old
+            self.roll_back()
+            raise
+        self.page_size = page_size
+        self.look()
 
     # ---- WAL mode ----
 

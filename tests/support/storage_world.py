@@ -19,11 +19,14 @@ from pathlib import Path
 from litefs.errors import DiskLostError, LiteFSError
 from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum, page_checksums
 from litefs.formats.ltx_decoder import decode_image
+from litefs.storage import replacement
 from litefs.storage.data_dir import DataDir
 from litefs.storage.database import CommitGate, Database, StoreSettings
 from litefs.storage.disk import Disk
 from litefs.storage.housekeeping import Housekeeper
+from litefs.storage.incoming import IncomingDatabase
 from litefs.storage.log_reader import LogReader
+from litefs.storage.state import DatabaseState
 from litefs.storage.steps import run
 from litefs.storage.store import Store
 from tests.support.faulty_disk import EVERYTHING, NOTHING_UNSYNCED, FaultyDisk, QuickDisk
@@ -161,6 +164,65 @@ class World:
         with self.refusable(), self.promises.committing(contents, durable=sync):
             commit_together(players, afters, sync=sync)
 
+    def load(self, player: Player, pgnos: Iterable[int], page_n: int) -> None:
+        """`cp` of another database over this one."""
+        if player.served.load is None and not player.pages:
+            return
+        after = player.change(pgnos, page_n)
+        with self.refusable(), self.promises.committing({player.name: b"".join(after)}, durable=True):
+            player.load(b"".join(after))
+        if player.served.load is not None:
+            # Refused, and shown until the application tries again or restarts: the committed state is the old one.
+            player.served.load.close()
+            player.served.load = None
+            player.look()
+
+    def vacuum(self, player: Player, page_size: int, page_n: int, *, sync: bool = True) -> None:
+        data = player.vacuum(page_size, page_n)
+        with self.refusable(), self.promises.committing({player.name: data}, durable=True):
+            player.commit_bytes(data, sync=sync)
+
+    def replace(self, player: Player, pgnos: Iterable[int], page_n: int, txid: int) -> None:
+        """A snapshot at `txid` in the place of the database, as the node process brings it."""
+        after = player.change(pgnos, page_n)
+        with self.refusable(), self.promises.committing({player.name: b"".join(after)}, durable=True, txid=txid):
+            directory = self.store.directory(player.name)
+            incoming = IncomingDatabase(directory, player.page_size, page_n, self.disk)
+            try:
+                incoming.write_pages(1, b"".join(after))
+                checksum = incoming.finish()
+            except OSError:
+                incoming.abort()
+                raise
+            state = DatabaseState(base_txid=txid, checksum=checksum, page_size=player.page_size, page_n=page_n)
+            replacement.prepare_replacement(self.disk, directory, state)
+            self.store.flip_replacement(player.name)
+        player.look()
+
+    def drop(self, player: Player) -> None:
+        """An unlink of the database; then it is made again."""
+        if not player.pages:
+            return
+        with self.refusable(), self.promises.committing({player.name: b""}, durable=False):
+            self.store.drop(player.name)
+        if not player.served.database.exists:
+            self.store.create(player.name)
+        player.look()
+
+    def abandon(self, player: Player, pgnos: Iterable[int]) -> None:
+        """A transaction that is rolled back when all its pages are written and synced."""
+        if player.pages:
+            promise = self.promises.of(player.name)
+            with self.refusable():
+                after = player.change(pgnos)
+                promise.under_way = (promise.last + 1, b"".join(after))
+                try:
+                    player.begin(after, sync=True)
+                    player.write_pages(after, sync=True)
+                finally:
+                    player.roll_back()
+            promise.under_way = None
+
     def enter_wal(self, player: Player) -> None:
         after = player.change([1], wal=True)
         with self.refusable(), self.promises.committing({player.name: b"".join(after)}, durable=True):
@@ -254,7 +316,7 @@ def examine_database(world: World, name: str, promise: Promise) -> int:
     content = served.read(0, 1 << 30)
     assert content == allowed[txid], f"{name} at {txid} has other content"
     assert served.size == len(content)
-    assert served.database.exists == bool(content) or not txid
+    assert database.exists or not content
     sums = page_checksums(content, database.page_size, 1) if content else []
     assert database.checksum == CHECKSUM_FLAG | database_checksum(sums), f"{name}: the rolling checksum is wrong"
     assert list(database.sums) == sums
