@@ -4,8 +4,10 @@ What the kernel would do is left out: no locks, no caches, no page cache. So a t
 come, in which order, and runs in a millisecond. What SQLite asks is in `sqlite_player`, below the operations.
 """
 
+import errno
 import os
 import stat
+import threading
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -20,9 +22,10 @@ from litefs.filesystem.loop import Loop
 from litefs.filesystem.operations import Operations
 from litefs.filesystem.special_files import ClusterView
 from litefs.formats.journal import JournalWriter
+from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, encode_frame_header
 from litefs.storage.data_dir import DataDir
 from litefs.storage.database import CommitGate, Database, StoreSettings
-from litefs.storage.disk import Disk
+from litefs.storage.disk import Buffer, Disk
 from litefs.storage.store import Store
 from tests.support.sqlite_player import PAGE_SIZE, page_one
 
@@ -34,6 +37,30 @@ ROOT = pyfuse3.ROOT_INODE
 def context(pid: int = 0, *, uid: int = 1000, umask: int = 0o022) -> Any:
     """A request's context; pid 0 is a process that is certainly not the node process."""
     return SimpleNamespace(pid=pid, uid=uid, gid=uid, umask=umask)
+
+
+NODE = context(threading.get_native_id())
+"""A request of this very thread: of the node process, where that is said to be the test's."""
+
+
+class CountingDisk(Disk):
+    """A disk that counts its syncs and fails those of one label when told to."""
+
+    def __init__(self) -> None:
+        self.syncs: list[str] = []
+        self.failing_sync = ""
+        self.failing_write = ""
+
+    def sync(self, label: str, fd: int) -> None:
+        self.syncs.append(label)
+        if label == self.failing_sync:
+            raise OSError(errno.EIO, "injected")
+        super().sync(label, fd)
+
+    def write(self, label: str, fd: int, data: Buffer, offset: int) -> None:
+        if label == self.failing_write:
+            raise OSError(errno.ENOSPC, "injected")
+        super().write(label, fd, data, offset)
 
 
 class FuselessMount:
@@ -117,6 +144,22 @@ class FuselessMount:
         number = self.inodes.by_name[name].number
         return self.operations.setattr(number, attributes, fields, fh, context())
 
+    # ---- what holds ----
+
+    def become_replica(self) -> None:
+        self.gate.primary_until = 0.0
+        self.view.is_primary = False
+
+    def content(self, name: str = "a.db") -> bytes:
+        """The database as a new reader finds it."""
+        fh = self.open(name)
+        data = self.read(fh, 0, 1 << 20)
+        self.release(fh)
+        return data
+
+    def position(self, name: str = "a.db") -> int:
+        return self.database(name).txid
+
     # ---- transactions ----
 
     def database(self, name: str) -> Database:
@@ -128,20 +171,40 @@ class FuselessMount:
         self.write(fh, 0, JournalWriter(page_size=PAGE_SIZE, page_n=page_n, nonce=1).header(0))
         return fh
 
-    def commit(self, name: str, fh: int, counter: int, page_n: int = 2) -> None:
+    def commit(self, name: str, fh: int, counter: int, page_n: int = 2, *, wal: bool = False) -> None:
         """One transaction of journal mode DELETE; the pages depend on `counter` only."""
         journal = self.begin(name, self.database(name).page_n)
-        for offset, page in enumerate(pages(counter, page_n)):
+        for offset, page in enumerate(pages(counter, page_n, wal=wal)):
             self.write(fh, offset * PAGE_SIZE, page)
         self.release(journal)
         self.unlink(name + "-journal")
 
+    def make_wal_database(self, name: str = "a.db") -> tuple[int, int]:
+        """A database of one transaction in WAL mode; returns the handles of database and WAL."""
+        fh = self.create(name)
+        self.commit(name, fh, 1, wal=True)
+        return fh, self.create(name + "-wal")
+
+    def wal_commit(self, fh: int, wal: WalHeader, frame_n: int, changed: dict[int, bytes], page_n: int) -> int:
+        """Appends one transaction behind `frame_n` frames of a WAL; returns how many there are then."""
+        if not frame_n:
+            self.write(fh, 0, wal.encode())
+        checksum = wal.checksum
+        for place, (pgno, page) in enumerate(changed.items(), 1):
+            offset = WAL_HEADER_SIZE + (frame_n + place - 1) * (FRAME_HEADER_SIZE + PAGE_SIZE)
+            header, checksum = encode_frame_header(wal, checksum, pgno, page_n * (place == len(changed)), page)
+            self.write(fh, offset, header)
+            self.write(fh, offset + FRAME_HEADER_SIZE, page)
+        return frame_n + len(changed)
+
+
+WAL = WalHeader(big_endian=False, page_size=PAGE_SIZE, checkpoint_seq=0, salt1=1, salt2=2)
 
 _FIELDS = (
     "update_atime", "update_mtime", "update_ctime", "update_mode", "update_uid", "update_gid", "update_size",
 )  # fmt: skip
 
 
-def pages(counter: int, page_n: int = 2) -> list[bytes]:
+def pages(counter: int, page_n: int = 2, *, wal: bool = False) -> list[bytes]:
     """The pages of a database at one state."""
-    return [page_one(page_n, counter, wal=False), *(bytes([counter % 251]) * PAGE_SIZE for _ in range(page_n - 1))]
+    return [page_one(page_n, counter, wal=wal), *(bytes([counter % 251]) * PAGE_SIZE for _ in range(page_n - 1))]

@@ -380,7 +380,6 @@ def test_snapshots_have_numbers_of_their_own(link: Link) -> None:
 def test_snapshots_are_closed_with_the_link(link: Link) -> None:
     fh = link.mount.create("a.db")
     link.mount.commit("a.db", fh, 1)
-    link.greet()
     link.ask(m.OpenSnapshot("a.db"), m.OpenSnapshot("a.db"))
     link.socket.close()
     link.settle()
@@ -436,8 +435,6 @@ def test_what_was_told_on_an_old_link_is_told_again(link: Link) -> None:
     fh = link.mount.create("a.db")
     link.greet()
     link.mount.commit("a.db", fh, 1)
-    link.socket.close()
-    link.settle()
     link.attach()
     link.greet()
     link.mount.commit("a.db", fh, 2)

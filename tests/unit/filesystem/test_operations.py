@@ -1,0 +1,364 @@
+"""What each request of the kernel does, and which errno it is refused with; without a kernel."""
+
+import errno
+import logging
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pyfuse3
+import pytest
+
+from litefs.filesystem.inodes import NAME_TIMEOUT_S, Kind
+from litefs.filesystem.names import REPLACEMENT_PREFIX
+from litefs.storage.incoming import IncomingDatabase
+from litefs.storage.replacement import prepare_replacement
+from litefs.storage.state import DatabaseState
+from litefs.storage.store import NAME_BYTES_MAX
+from tests.support.fuseless_mount import NODE, ROOT, SQLITE, WAL, FuselessMount, context, pages
+from tests.support.sqlite_player import PAGE_SIZE
+
+COPY = os.O_WRONLY
+
+
+def lookup(mount: FuselessMount, name: bytes) -> pyfuse3.EntryAttributes:
+    return mount.do(mount.operations.lookup(ROOT, name, context()))
+
+
+# ---- names ----
+
+
+def test_an_absent_name_is_remembered_unless_the_server_may_make_it(mount: FuselessMount) -> None:
+    for name in ("a.db", "a.db-journal", "a.db-wal", "a.db-shm"):
+        assert (mount.lookup(name).st_ino, mount.lookup(name).entry_timeout) == (0, NAME_TIMEOUT_S)
+    for name in (".primary", "a.db-pos", "a.db-lock", REPLACEMENT_PREFIX + "a.db"):
+        assert (mount.lookup(name).st_ino, mount.lookup(name).entry_timeout) == (0, 0.0)
+
+
+def test_every_lookup_counts_until_it_is_forgotten(mount: FuselessMount) -> None:
+    mount.release(mount.create("a.db"))
+    inode = mount.inodes.by_name["a.db"]
+    mount.lookup("a.db")
+    assert inode.lookup_n == 2
+    mount.do(mount.operations.forget([(inode.number, 2)]))
+    assert inode.lookup_n == 0
+    assert mount.inodes.by_number[inode.number] is inode
+
+
+def test_a_new_file_has_the_mode_and_owner_of_its_maker(mount: FuselessMount) -> None:
+    mount.create("a.db", mode=0o666, ctx=context(uid=os.getuid(), umask=0o027))
+    entry = mount.lookup("a.db")
+    assert entry.st_mode == stat.S_IFREG | 0o640
+    assert (entry.st_uid, entry.st_size) == (os.getuid(), 0)
+    assert stat.S_IMODE(mount.database("a.db").attributes().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("name", [".primary", ".lag", "a.db-pos", "a.db-lock", REPLACEMENT_PREFIX + "a.db"])
+def test_the_servers_own_names_cannot_be_created(mount: FuselessMount, name: str) -> None:
+    """EACCES and not ENOSYS, after which the kernel would never create anything again."""
+    request = mount.operations.create(ROOT, name.encode(), 0o644, SQLITE, context())
+    assert mount.errno(request) == errno.EACCES
+
+
+def test_names_are_utf8(mount: FuselessMount) -> None:
+    request = mount.operations.create(ROOT, b"\xff.db", 0o644, SQLITE, context())
+    assert mount.errno(request) == errno.EILSEQ
+    assert lookup(mount, b"\xff.db").st_ino == 0
+    mount.create("ä.db")
+    assert lookup(mount, "ä.db".encode()).st_ino != 0
+
+
+def test_a_name_leaves_room_for_the_files_beside_it(mount: FuselessMount) -> None:
+    long = "x" * NAME_BYTES_MAX
+    mount.create(long)
+    mount.create(long + "-mj012345678")
+    request = mount.operations.create(ROOT, b"x" * 256, 0o644, SQLITE, context())
+    assert mount.errno(request) == errno.ENAMETOOLONG
+
+
+def test_what_is_created_beside_no_database_makes_none_that_shows(mount: FuselessMount) -> None:
+    mount.create("a.db-journal")
+    assert mount.lookup("a.db").st_ino == 0
+    assert mount.lookup("a.db-pos").st_ino == 0
+    mount.create("a.db")
+    assert mount.lookup("a.db").st_ino != 0
+    assert mount.lookup("a.db-pos").st_ino != 0
+
+
+def test_an_inode_that_the_kernel_made_up_is_stale(mount: FuselessMount) -> None:
+    assert mount.errno(mount.operations.getattr(999, context())) == errno.ESTALE
+    assert mount.errno(mount.operations.open(999, SQLITE, context())) == errno.ESTALE
+
+
+# ---- what a replica may ----
+
+
+@pytest.mark.parametrize("name", ["a.db-journal", "a.db-wal", "b.db"])
+def test_a_replica_creates_nothing_that_could_hold_a_transaction(mount: FuselessMount, name: str) -> None:
+    """EACCES at the creation of a journal is "attempt to write a readonly database"."""
+    mount.create("a.db")
+    mount.become_replica()
+    request = mount.operations.create(ROOT, name.encode(), 0o644, SQLITE, context())
+    assert mount.errno(request) == errno.EACCES
+    mount.create(name, ctx=NODE)
+
+
+def test_a_replica_creates_shared_memory_for_its_readers(mount: FuselessMount) -> None:
+    mount.create("a.db")
+    mount.become_replica()
+    created: list[str] = []
+    mount.operations.on_shm_created = created.append
+    shm = mount.create("a.db-shm")
+    mount.write(shm, 0, b"index")
+    assert mount.read(shm, 0, 100) == b"index"
+    assert created == ["a.db"]
+
+
+def test_the_node_process_is_known_by_its_threads(mount: FuselessMount) -> None:
+    """A request bears a thread's id; 0 comes from another pid namespace and is never the node's."""
+    identities: list[int] = []
+    begun = threading.Event()
+    ended = threading.Event()
+
+    def run() -> None:
+        identities.append(threading.get_native_id())
+        begun.set()
+        ended.wait(20)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert begun.wait(20)
+    try:
+        is_node = mount.operations._is_node
+        assert is_node(NODE)
+        assert is_node(context(identities[0]))
+        assert not is_node(context(0))
+        assert not is_node(context(os.getppid()))
+        mount.operations.node_pid = 0
+        assert not is_node(NODE)
+    finally:
+        ended.set()
+        thread.join()
+
+
+# ---- the end of a database ----
+
+
+def assert_dead(mount: FuselessMount, fh: int, number: int) -> None:
+    operations = mount.operations
+    assert mount.errno(operations.read(fh, 0, 10)) == errno.ESTALE
+    assert mount.errno(operations.write(fh, 0, b"x")) == errno.ESTALE
+    assert mount.errno(operations.getattr(number, context())) == errno.ESTALE
+    assert mount.errno(operations.open(number, SQLITE, context())) == errno.ESTALE
+    mount.fsync(fh)
+    mount.release(fh)
+
+
+def test_a_dropped_database_is_a_dead_inode(mount: FuselessMount) -> None:
+    fh = mount.create("a.db")
+    mount.commit("a.db", fh, 1)
+    inode = mount.inodes.by_name["a.db"]
+    inode.lookup_n += 1
+    mount.unlink("a.db")
+    assert (mount.position(), mount.database("a.db").page_n) == (2, 0)
+    assert mount.invalidated == [inode]
+    assert mount.lookup("a.db").st_ino == 0
+    assert_dead(mount, fh, inode.number)
+
+
+def test_a_replica_drops_nothing(mount: FuselessMount) -> None:
+    fh = mount.create("a.db")
+    mount.commit("a.db", fh, 1)
+    mount.become_replica()
+    assert mount.errno(mount.operations.unlink(ROOT, b"a.db", context())) == errno.EACCES
+    assert mount.content() == b"".join(pages(1))
+
+
+def test_a_database_made_anew_goes_on_behind_the_old_position(mount: FuselessMount) -> None:
+    fh = mount.create("a.db")
+    mount.commit("a.db", fh, 1)
+    old = mount.inodes.by_name["a.db"].number
+    mount.unlink("a.db")
+    fh = mount.create("a.db")
+    mount.commit("a.db", fh, 7, 3)
+    assert mount.inodes.by_name["a.db"].number != old
+    assert mount.position() == 3
+    assert mount.content() == b"".join(pages(7, 3))
+
+
+def test_a_connection_that_outlives_its_database_commits_nothing_more(mount: FuselessMount) -> None:
+    """Its WAL still has a name; what is written there belongs to a database that is gone."""
+    _, wal = mount.make_wal_database()
+    frames = mount.wal_commit(wal, WAL, 0, {2: b"x" * PAGE_SIZE}, 2)
+    mount.unlink("a.db")
+    after = mount.position()
+    with pytest.raises(pyfuse3.FUSEError) as refused:
+        mount.wal_commit(wal, WAL, frames, {2: b"y" * PAGE_SIZE}, 2)
+    assert refused.value.errno == errno.ESTALE
+    assert (mount.position(), mount.database("a.db").page_n) == (after, 0)
+    mount.unlink("a.db-wal")
+
+
+def replace(mount: FuselessMount, name: str, counter: int, ctx: Any) -> Any:
+    """A new state, prepared as the node process does; returns the request that flips it in."""
+    directory = mount.store.directory(name)
+    incoming = IncomingDatabase(directory, PAGE_SIZE, 2)
+    incoming.write_pages(1, b"".join(pages(counter)))
+    checksum = incoming.finish()
+    txid = mount.position(name) + 1
+    state = DatabaseState(base_txid=txid, checksum=checksum, page_size=PAGE_SIZE, page_n=2, timestamp_ms=1)
+    prepare_replacement(mount.disk, directory, state)
+    waiting = (REPLACEMENT_PREFIX + name).encode()
+    mount.inodes.add(Kind.REPLACEMENT, waiting.decode(), 0o600, 0, 0)
+    return mount.operations.rename(ROOT, waiting, ROOT, name.encode(), 0, ctx)
+
+
+def test_a_replacement_is_flipped_in_by_the_rename_of_the_node_process(mount: FuselessMount) -> None:
+    fh = mount.create("a.db")
+    mount.commit("a.db", fh, 1)
+    old = mount.inodes.by_name["a.db"]
+    old.lookup_n += 1
+    mount.do(replace(mount, "a.db", 9, NODE))
+    assert mount.invalidated == [old]
+    assert mount.inodes.by_name["a.db"] is not old
+    assert REPLACEMENT_PREFIX + "a.db" not in mount.inodes.by_name
+    assert mount.content() == b"".join(pages(9))
+    assert mount.position() == 2
+    assert_dead(mount, fh, old.number)
+    fh = mount.open("a.db")
+    mount.commit("a.db", fh, 10)
+    assert mount.content() == b"".join(pages(10))
+
+
+def test_nobody_else_renames_anything(mount: FuselessMount) -> None:
+    fh = mount.create("a.db")
+    mount.commit("a.db", fh, 1)
+    assert mount.errno(replace(mount, "a.db", 9, context(os.getppid()))) == errno.EPERM
+    rename = mount.operations.rename
+    for source, target in ((b"a.db", b"b.db"), ((REPLACEMENT_PREFIX + "a.db").encode(), b"b.db")):
+        assert mount.errno(rename(ROOT, source, ROOT, target, 0, NODE)) == errno.EPERM
+    assert mount.content() == b"".join(pages(1))
+
+
+# ---- attributes ----
+
+
+def test_attributes_survive_a_restart(tmp_path: Path) -> None:
+    mount = FuselessMount(tmp_path)
+    mount.create("a.db")
+    changes = {"update_mode": True, "st_mode": stat.S_IFREG | 0o600, "update_mtime": True, "st_mtime_ns": 123_000}
+    mount.do(mount.set("a.db", **changes))
+    number = mount.lookup("a.db").st_ino
+    mount.close()
+    mount = FuselessMount(tmp_path)
+    entry = mount.lookup("a.db")
+    assert (stat.S_IMODE(entry.st_mode), entry.st_mtime_ns) == (0o600, 123_000)
+    assert entry.st_ino != number
+    mount.close()
+
+
+def test_a_file_cannot_change_its_type(mount: FuselessMount) -> None:
+    mount.create("a.db")
+    mount.do(mount.set("a.db", update_mode=True, st_mode=stat.S_IFDIR | 0o755))
+    assert mount.lookup("a.db").st_mode == stat.S_IFREG | 0o755
+
+
+# ---- special files ----
+
+
+def special(mount: FuselessMount, name: str, flags: int = os.O_RDONLY) -> int:
+    entry = mount.lookup(name)
+    return mount.do(mount.operations.open(entry.st_ino, flags, context())).fh
+
+
+def test_the_position_is_read_anew_each_time(mount: FuselessMount) -> None:
+    database = mount.create("a.db")
+    fh = special(mount, "a.db-pos")
+    for counter in (1, 2):
+        mount.commit("a.db", database, counter)
+        assert mount.read(fh, 0, 100).startswith(b"%016x/" % counter)
+    assert mount.lookup("a.db-pos").st_size == 34
+    assert mount.read(fh, 30, 100) == mount.read(fh, 0, 100)[30:]
+
+
+def test_the_lag_is_frozen_for_each_handle(mount: FuselessMount) -> None:
+    fh = special(mount, ".lag")
+    assert mount.read(fh, 0, 100) == b"+000000000\n"
+    mount.view.is_primary, mount.view.primary_timestamp_ms = False, -1
+    assert mount.read(fh, 0, 100) == b"+000000000\n"
+    assert mount.read(special(mount, ".lag"), 0, 100) == b"+2147483647"
+
+
+def test_the_primary_file_is_there_while_a_primary_is_known(mount: FuselessMount) -> None:
+    assert mount.lookup(".primary").st_ino == 0
+    mount.view.primary = "node-1"
+    assert mount.read(special(mount, ".primary"), 0, 100) == b"node-1\n"
+    mount.view.primary = ""
+    assert mount.lookup(".primary").st_ino == 0
+
+
+@pytest.mark.parametrize("name", [".lag", ".primary", "a.db-pos"])
+def test_what_the_server_writes_nobody_else_does(mount: FuselessMount, name: str) -> None:
+    mount.create("a.db")
+    mount.view.primary = "node-1"
+    number = mount.lookup(name).st_ino
+    assert mount.errno(mount.operations.open(number, os.O_RDWR, context())) == errno.EACCES
+    unlink = mount.operations.unlink(ROOT, name.encode(), context())
+    assert mount.errno(unlink) == errno.EACCES
+
+
+def test_the_lock_file_opens_for_writing_and_takes_no_bytes(mount: FuselessMount) -> None:
+    mount.create("a.db")
+    fh = special(mount, "a.db-lock", os.O_RDWR)
+    assert mount.read(fh, 0, 10) == b""
+    assert mount.errno(mount.operations.write(fh, 0, b"x")) == errno.EIO
+
+
+# ---- the rest ----
+
+
+def test_what_is_never_wanted_again_is_answered_so_once(mount: FuselessMount) -> None:
+    operations = mount.operations
+    fh = mount.create("a.db")
+    for request in (
+        operations.flush(fh),
+        operations.fsyncdir(0, True),
+        operations.access(ROOT, 4, context()),
+        operations.getxattr(ROOT, b"security.capability", context()),
+    ):
+        assert mount.errno(request) == errno.ENOSYS
+
+
+def test_directories_are_refused(mount: FuselessMount, caplog: pytest.LogCaptureFixture) -> None:
+    request = mount.operations.mkdir(ROOT, b"a.db.lock", 0o755, context())
+    assert mount.errno(request) == errno.EPERM
+    assert "dot-file locking" in caplog.text
+
+
+def test_unlinking_what_is_not_there_is_enoent(mount: FuselessMount) -> None:
+    assert mount.errno(mount.operations.unlink(ROOT, b"none.db", context())) == errno.ENOENT
+
+
+def test_the_space_of_the_mount_is_that_of_the_data_directory(mount: FuselessMount) -> None:
+    expected = os.statvfs(mount.data_dir.path)
+    found = mount.do(mount.operations.statfs(context()))
+    assert (found.f_bsize, found.f_blocks, found.f_namemax) == (
+        expected.f_bsize,
+        expected.f_blocks,
+        expected.f_namemax,
+    )
+
+
+@pytest.mark.parametrize("operation", ["read", "write", "fsync", "release"])
+def test_a_mistake_of_ours_is_an_io_error_with_a_traceback(
+    mount: FuselessMount, operation: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any exception but FUSEError would end the server."""
+    arguments: dict[str, tuple[Any, ...]] = {"read": (999, 0, 1), "write": (999, 0, b"x"), "fsync": (999, True)}
+    request = getattr(mount.operations, operation)(*arguments.get(operation, (999,)))
+    assert mount.errno(request) == errno.EIO
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], KeyError)
