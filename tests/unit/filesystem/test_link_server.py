@@ -435,6 +435,7 @@ def test_what_was_told_on_an_old_link_is_told_again(link: Link) -> None:
     fh = link.mount.create("a.db")
     link.greet()
     link.mount.commit("a.db", fh, 1)
+    link.socket.close()
     link.attach()
     link.greet()
     link.mount.commit("a.db", fh, 2)
