@@ -155,9 +155,10 @@ def _contiguous_run(database: Database, found: FoundLog, live_groups: set[int]) 
     txid = database.base_txid
     for record in found.records:
         header = record.header
-        if header.max_txid <= database.base_txid:
+        # A voided image that ended its segment is not overwritten: the next of its txid begins another segment.
+        if header.max_txid <= database.base_txid or header.state == RecordState.VOID:
             continue
-        if header.min_txid != txid + 1 or header.state == RecordState.VOID:
+        if header.min_txid != txid + 1:
             break
         if header.state == RecordState.PREPARED and header.group not in live_groups:
             break
