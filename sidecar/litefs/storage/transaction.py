@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from litefs.formats.checksum import CHECKSUM_FLAG, lock_pgno, page_checksum
+from litefs.formats.checksum import CHECKSUM_FLAG, lock_pgno, page_checksum, page_checksums
 from litefs.formats.ltx import LtxHeader
 from litefs.formats.ltx_encoder import LtxEncoder, encode_image
 from litefs.formats.position import Checksum, NodeId, Txid
@@ -179,18 +179,14 @@ def _prepare_large(log: Log, before: Before, change: Change, pgnos: Sequence[int
     size_hint = len(pgnos) * (before.page_size + 4)
     stream = log.begin_stream(header.min_txid, header.max_txid, size_hint if not before.compress else size_hint // 2)
     parts = [encoder.header_bytes()]
-    for count, pgno in enumerate(pgnos, 1):
-        page = change.read(pgno)
-        new = page_checksum(pgno, page)
-        old = before.sums[pgno - 1] if pgno <= before.page_n else 0
-        if new != old:
-            running ^= (old ^ new) & MASK
-            sums.append((pgno, new))
-            parts.append(encoder.page(pgno, page))
-        if count % YIELD_PAGES == 0:
-            stream.write(b"".join(parts))
-            parts = []
-            yield None
+    for start in range(0, len(pgnos), YIELD_PAGES):
+        run = pgnos[start : start + YIELD_PAGES]
+        changed, difference = _encode_run(before, change, run, encoder, parts)
+        running ^= difference
+        sums += changed
+        stream.write(b"".join(parts))
+        parts.clear()
+        yield None
     post_apply = running | CHECKSUM_FLAG
     if not sums and change.commit == before.page_n:
         return _unchanged(before)
@@ -198,6 +194,37 @@ def _prepare_large(log: Log, before: Before, change: Change, pgnos: Sequence[int
     stream.write(b"".join(parts))
     record = stream.finish(post_apply, group=group, state=RecordState.PREPARED if group else RecordState.LIVE)
     return _prepared(header, post_apply, change.commit, sums, record, group)
+
+
+def _encode_run(
+    before: Before, change: Change, run: Sequence[int], encoder: LtxEncoder, parts: list[bytes]
+) -> tuple[list[tuple[int, int]], int]:
+    """Encodes those of some pages that changed, contiguous ones at one go.
+
+    Returns:
+        ((pgno, checksum) of each changed page, XOR of their old and new checksums).
+    """
+    pages = [change.read(pgno) for pgno in run]
+    page_n, old_sums = before.page_n, before.sums
+    is_contiguous = run[-1] - run[0] == len(run) - 1
+    joined = b"".join(pages) if is_contiguous else b""
+    if is_contiguous:
+        new_sums = page_checksums(joined, before.page_size, run[0])
+    else:
+        new_sums = [page_checksum(pgno, page) for pgno, page in zip(run, pages, strict=True)]
+    difference = 0
+    changed: list[tuple[int, int]] = []
+    for pgno, new in zip(run, new_sums, strict=True):
+        old = old_sums[pgno - 1] if pgno <= page_n else 0
+        if new != old:
+            difference ^= old ^ new
+            changed.append((pgno, new))
+    if is_contiguous and len(changed) == len(run):
+        parts.append(encoder.pages(run[0], joined))
+    else:
+        numbers = {pgno for pgno, _ in changed}
+        parts.extend(encoder.page(pgno, page) for pgno, page in zip(run, pages, strict=True) if pgno in numbers)
+    return changed, difference & MASK
 
 
 def _header(before: Before, change: Change, *, compress: bool) -> LtxHeader:
