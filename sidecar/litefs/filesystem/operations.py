@@ -113,6 +113,10 @@ class Operations(Answers):
             raise pyfuse3.FUSEError(errno.EACCES)
         if kind is not Kind.SHM and not self.store.gate.is_open and not self._is_node(ctx):
             raise pyfuse3.FUSEError(errno.EACCES)
+        beside = self.store.databases.get(owner)
+        if beside is not None and beside.is_being_replaced and kind in (Kind.JOURNAL, Kind.WAL):
+            if not self._is_node(ctx):
+                raise pyfuse3.FUSEError(errno.EBUSY)
         await self._let_load_commit(owner)
         inode = self.inodes.by_name.get(text)
         if inode is None:
@@ -167,7 +171,7 @@ class Operations(Answers):
                 beside = self.inodes.by_name.get(owner + suffix)
                 if beside is not None:
                     beside.served = served
-        elif served is None:
+        elif served is None or served.dead:
             served = self.store.create(owner)
             served.database.exists = False
         return served
@@ -224,10 +228,16 @@ class Operations(Answers):
         before = self.store.databases.get(target)
         while before is not None and before.database.is_checkpointing:
             await self.loop.sleep(WAIT_POLL_S)
-        served = self.store.flip_replacement(target)
+        try:
+            served = self.store.flip_replacement(target)
+        finally:
+            if before is not None:
+                before.is_being_replaced = False
         if old is not None:
             self.inodes.unname(old)
-            self.invalidate(old)
+        for inode in list(self.inodes.by_number.values()):
+            if inode.is_dead and inode.served is before:
+                self.invalidate(inode)
         del self.inodes.by_name[source.name]
         source.name, source.kind, source.served = target, Kind.DATABASE, served
         self.inodes.by_name[target] = source
@@ -289,11 +299,11 @@ class Operations(Answers):
 
     def _read(self, handle: Handle, offset: int, size: int) -> bytes:
         inode = handle.inode
+        if inode.is_dead:
+            raise pyfuse3.FUSEError(errno.ESTALE)
         if inode.scratch is not None:
             return inode.scratch.read(offset, size)
         if inode.kind is Kind.DATABASE:
-            if inode.is_dead:
-                raise pyfuse3.FUSEError(errno.ESTALE)
             assert inode.served is not None
             return inode.served.read(offset, size)
         if inode.kind is Kind.POS or handle.content is None:
