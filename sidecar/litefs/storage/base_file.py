@@ -6,7 +6,7 @@ later commits start a new one, so writing may happen in another thread while the
 
 Invariants:
     1. A page of transaction n is written into the file only when the log is durable through n.
-    2. A reader sees: the newest layer that holds the page, else the file.
+    2. A reader sees: the newest layer that holds the page, zeros if a newer layer cut it off, else the file.
     3. While a snapshot is open, the old content of a page is put aside before it is overwritten by a
        transaction after the snapshot's.
 """
@@ -14,6 +14,7 @@ Invariants:
 import errno
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ class BaseFile(Retirable):
         self.page_size = page_size
         self.layers: list[Layer] = []
         self.asides: dict[int, Aside] = {}
+        self._aside_lock = threading.Lock()
         self.fd = disk.open("base.open", path, os.O_RDWR | os.O_CREAT)
         self.size = os.fstat(self.fd).st_size
         self.written_txid = 0
@@ -88,6 +90,8 @@ class BaseFile(Retirable):
             page = layer.overlay.get(pgno)
             if page is not None:
                 return page
+            if (pgno - 1) * self.page_size >= layer.overlay.base_limit:
+                return bytes(self.page_size)
         page_size = self.page_size
         page = os.pread(self.fd, page_size, (pgno - 1) * page_size)
         return page if len(page) == page_size else page + bytes(page_size - len(page))
@@ -116,6 +120,16 @@ class BaseFile(Retirable):
         layer.overlay.put(pgno, page)
         layer.size = max(layer.size, pgno * self.page_size)
 
+    def resize(self, size: int, txid: int, durable_txid: int) -> None:
+        """Sets the size in bytes for a committed transaction, now if its image is durable, else when it is."""
+        if txid <= durable_txid and not self.layers:
+            self.truncate_file(size, txid)
+            return
+        layer = self.open_layer(txid)
+        if size < layer.size:
+            layer.overlay.truncate(size)
+        layer.size = size
+
     def write_page(self, pgno: int, page: bytes, txid: int) -> None:
         """Writes one page into the file. Invariant 1 is the caller's to keep."""
         if self.asides:
@@ -134,10 +148,14 @@ class BaseFile(Retirable):
         layer.txid = max(layer.txid, txid)
         return layer
 
-    def push_layer(self, overlay: Overlay, txid: int, size: int) -> None:
-        """Takes a whole overlay as the newest layer: the pages of a large transaction, uncopied."""
+    def freeze_newest(self) -> None:
+        """Makes later commits begin a new layer, so that this one does not wait for theirs to be durable."""
         if self.layers:
             self.layers[-1].frozen = True
+
+    def push_layer(self, overlay: Overlay, txid: int, size: int) -> None:
+        """Takes a whole overlay as the newest layer: the pages of a large transaction, uncopied."""
+        self.freeze_newest()
         self.layers.append(Layer(overlay, txid, size))
 
     def freeze(self, durable_txid: int) -> Layer | None:
@@ -153,6 +171,8 @@ class BaseFile(Retirable):
         Crash: some pages written, some not, some torn: the log after S has them all.
         """
         page_size = self.page_size
+        if layer.overlay.base_limit < self.size:
+            self.truncate_file(layer.overlay.base_limit, layer.txid)
         run: list[bytes] = []
         first = 0
         run_max = min(IOV_MAX, max(1, WRITE_RUN_BYTES // page_size))
@@ -215,7 +235,8 @@ class BaseFile(Retirable):
         """Ends a snapshot; one that is unknown is fine."""
         aside = self.asides.pop(snapshot_id, None)
         if aside is not None:
-            self._discard(aside)
+            with self._aside_lock:
+                self._discard(aside)
 
     def _discard(self, aside: Aside) -> None:
         if aside.map is not None:
@@ -228,13 +249,15 @@ class BaseFile(Retirable):
     def _put_aside(self, first: int, page_n: int, txid: int) -> None:
         """Copies pages about to be overwritten. A snapshot that the disk has no room for is given up, not the write."""
         for aside in list(self.asides.values()):
-            if txid <= aside.txid or aside.map is None:
-                continue
-            try:
-                self._copy_aside(aside, aside.map, first, min(first + page_n, aside.page_n + 1))
-            except OSError:
-                aside.map[0] = 1  # page 0 does not exist: this tells the reader that the snapshot is spoilt
-                aside.txid = 1 << 63
+            # A snapshot may be closed on the loop while a layer is written in a thread.
+            with self._aside_lock:
+                if txid <= aside.txid or aside.map is None:
+                    continue
+                try:
+                    self._copy_aside(aside, aside.map, first, min(first + page_n, aside.page_n + 1))
+                except OSError:
+                    aside.map[0] = 1  # page 0 does not exist: this tells the reader that the snapshot is spoilt
+                    aside.txid = 1 << 63
 
     def _copy_aside(self, aside: Aside, copied: mmap.mmap, first: int, end: int) -> None:
         page_size = self.page_size

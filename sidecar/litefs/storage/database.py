@@ -85,6 +85,7 @@ class Database:
         sums: page checksums of that state, page `pgno` at index `pgno - 1`.
         base_txid: S, see the module's docstring.
         is_checkpointing: the state file is being replaced in a thread; a replacement waits for it.
+        complete: the last state that the base file was known to hold all of; S may move to it.
         stale: pages that the base (with its layers) does not show as committed: in WAL mode those whose
             newest content still lies in the WAL only.
         exists: the name shows in the mount.
@@ -115,6 +116,7 @@ class Database:
         self.lost: Exception | None = None
         self.wal_mode = False
         self.is_checkpointing = False
+        self.complete = state
         self.on_accept: Callable[[Database], None] = lambda database: None
         self.note_header()
 
@@ -271,15 +273,15 @@ class Database:
             base.push_layer(overlay, txid, size)
             return
         try:
+            if (limit := min(overlay.base_limit, size)) < base.committed_size():
+                base.resize(limit, txid, durable)
             for pgno in sorted(pages):
                 if pgno <= self.page_n:
                     page = overlay.get(pgno)
                     assert page is not None
                     base.put(pgno, page, txid, durable)
-            if base.layers:
-                base.open_layer(txid).size = size
-            elif base.size != size:
-                base.truncate_file(size, txid)
+            if base.committed_size() != size:
+                base.resize(size, txid, durable)
         except OSError as error:
             _log.warning("%s: base file: %s; the pages wait in memory", self.name, error)
             base.push_layer(overlay, txid, size)
@@ -309,12 +311,26 @@ class Database:
         Raises:
             OSError: the log could not be synced (the disk is lost), or the base not written (try again later).
         """
+        self.base.freeze_newest()
         yield from self.sync_log()
         base = self.base
         with base.in_use():
             while base is self.base and (layer := base.freeze(self.log.durable_txid)) is not None:
                 yield partial(base.write_layer, layer)
                 base.written(layer)
+        self.note_complete()
+
+    def note_complete(self) -> None:
+        """Takes note of the present state if the base file holds all of it: S may move there.
+
+        In WAL mode that is so when a checkpoint has caught up, and under steady writing at no other time.
+        """
+        base = self.base
+        if self.stale or base.layers or self.log.durable_txid < self.txid:
+            return
+        if base.size < self.page_n * self.page_size:
+            base.truncate_file(self.page_n * self.page_size, self.txid)
+        self.complete = self.state_now()
 
     @property
     def is_settled(self) -> bool:
@@ -347,6 +363,7 @@ class Database:
         self.checksum, self.page_size, self.page_n = state.checksum, state.page_size, state.page_n
         self.timestamp_ms, self.group, self.exists = state.timestamp_ms, state.group, state.exists
         self.sums = sums
+        self.complete = state
         self.stale.clear()
         self.expected.clear()
         self.size = self.base.size

@@ -45,8 +45,11 @@ def append_spooled(database: Database, path: Path) -> Steps[int]:
         post_apply = int.from_bytes(trailer[:8], "big")
         _check_follows(database, header)
         stream = database.log.begin_stream(header.min_txid, header.max_txid, size)
-        yield lambda: stream.copy_from(fd, size)
-        record = stream.finish(post_apply)
+        try:
+            yield lambda: stream.copy_from(fd, size)
+            record = stream.finish(post_apply)
+        finally:
+            stream.give_up()
     finally:
         disk.close("spool.close", fd)
     return _expect(database, header, post_apply, record, is_pageless=False)

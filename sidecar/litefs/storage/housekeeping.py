@@ -37,6 +37,7 @@ class Housekeeper:
         Raises:
             OSError: the log could not be synced: the process must stop.
         """
+        database.base.freeze_newest()
         try:
             yield from database.sync_log()
         except OSError as error:
@@ -62,10 +63,9 @@ class Housekeeper:
             log.take_spare(spare)
 
     def checkpoint_due(self, database: Database, now_s: float) -> bool:
-        """The base shows everything, and enough has happened since S."""
-        if database.txid == database.base_txid or database.stale or not database.is_settled or database.expected:
-            return False
-        if database.base.is_doubtful:
+        """The base held everything at some position after S, and enough has happened since S."""
+        database.note_complete()
+        if database.complete.base_txid <= database.base_txid or database.base.is_doubtful:
             return False
         _, when, size = self._checkpointed.setdefault(
             database.name, (database.base_txid, now_s, database.log.size_bytes)
@@ -73,14 +73,14 @@ class Housekeeper:
         return now_s - when >= CHECKPOINT_AGE_S or database.log.size_bytes - size >= CHECKPOINT_LOG_BYTES
 
     def checkpoint(self, database: Database, now_s: float) -> Steps[None]:
-        """Moves S to the present position.
+        """Moves S to the last position that the base was known to hold all of.
 
         Crash: before the state file is replaced S is the old one, and the log still holds everything after it.
 
         Raises:
             OSError: S stays; try again later.
         """
-        state = database.state_now()
+        state = database.complete
         base, disk, directory = database.base, database.disk, database.directory
         with base.in_use():
             yield base.sync

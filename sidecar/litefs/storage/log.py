@@ -83,7 +83,7 @@ class Segment:
 
 
 class StreamAppend:
-    """An image on its way into the log. Given up by simply dropping it: the log ends before it.
+    """An image on its way into the log. Until it is finished the log ends before it.
 
     Crash: the header is written last; until it is there the log ends before the image, whatever lies behind.
     """
@@ -107,6 +107,10 @@ class StreamAppend:
             raise OSError("the spooled image is shorter than it was said to be")
         self._position += size
 
+    def give_up(self) -> None:
+        """Lets others append again. Nothing happens if the image is finished."""
+        self._log.is_streaming = False
+
     def finish(self, post_apply: int, *, group: int = 0, state: int = RecordState.LIVE) -> LogRecord:
         """Writes the header, which makes the image part of the log. It is durable after the next `sync`.
 
@@ -126,6 +130,7 @@ class StreamAppend:
         except OSError:
             self._log.strike_out(segment)
             raise
+        self._log.is_streaming = False
         return self._log.appended(
             segment, LogRecord(segment.fd, offset, length, min_txid, max_txid, group, post_apply, segment.segment_id)
         )
@@ -150,6 +155,7 @@ class Log(Retirable):
         self.size_bytes = 0
         self.void_n = 0
         self.is_doubtful = False
+        self.is_streaming = False
 
     # ---- appending ----
 
@@ -166,9 +172,11 @@ class Log(Retirable):
         """Puts an image behind the last one. It is durable after the next `sync`.
 
         Raises:
-            OSError: the disk is full or failed; the log is as it was.
+            OSError: the disk is full or failed, or (EBUSY) an image that is prepared or being appended is in the
+                way; the log is as it was.
             DiskLostError: the image may count after a restart, so the process must not go on.
         """
+        self._check_follows(min_txid)
         length = len(image)
         segment = self._segment_for(length, min_txid)
         header = encode_record_header(
@@ -185,8 +193,22 @@ class Log(Retirable):
         )
 
     def begin_stream(self, min_txid: int, max_txid: int, size_hint: int) -> "StreamAppend":
-        """Begins to put an image behind the last one, piece by piece. Nothing else may be appended until it ends."""
-        return StreamAppend(self, self._disk, self._segment_for(size_hint, min_txid), min_txid, max_txid)
+        """Begins to put an image behind the last one, piece by piece. Nothing else may be appended until it ends.
+
+        Whoever begins ends it, by `finish` or `give_up`.
+
+        Raises:
+            OSError: as `append`.
+        """
+        self._check_follows(min_txid)
+        stream = StreamAppend(self, self._disk, self._segment_for(size_hint, min_txid), min_txid, max_txid)
+        self.is_streaming = True
+        return stream
+
+    def _check_follows(self, min_txid: int) -> None:
+        """Two images for one transaction in the log, and recovery would take the first, whichever was meant."""
+        if self.is_streaming or min_txid != self.last_txid + 1:
+            raise OSError(errno.EBUSY, f"image {min_txid:016x}: another one is prepared, or being appended")
 
     def appended(self, segment: Segment, record: LogRecord) -> LogRecord:
         """Takes note of a record that is written whole. Returns it."""

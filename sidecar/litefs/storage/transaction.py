@@ -178,21 +178,24 @@ def _prepare_large(log: Log, before: Before, change: Change, pgnos: Sequence[int
     encoder = LtxEncoder(header)
     size_hint = len(pgnos) * (before.page_size + 4)
     stream = log.begin_stream(header.min_txid, header.max_txid, size_hint if not before.compress else size_hint // 2)
-    parts = [encoder.header_bytes()]
-    for start in range(0, len(pgnos), YIELD_PAGES):
-        run = pgnos[start : start + YIELD_PAGES]
-        changed, difference = _encode_run(before, change, run, encoder, parts)
-        running ^= difference
-        sums += changed
+    try:
+        parts = [encoder.header_bytes()]
+        for start in range(0, len(pgnos), YIELD_PAGES):
+            run = pgnos[start : start + YIELD_PAGES]
+            changed, difference = _encode_run(before, change, run, encoder, parts)
+            running ^= difference
+            sums += changed
+            stream.write(b"".join(parts))
+            parts.clear()
+            yield None
+        post_apply = running | CHECKSUM_FLAG
+        if not sums and change.commit == before.page_n:
+            return _unchanged(before)
+        parts.append(encoder.finish(Checksum(post_apply)))
         stream.write(b"".join(parts))
-        parts.clear()
-        yield None
-    post_apply = running | CHECKSUM_FLAG
-    if not sums and change.commit == before.page_n:
-        return _unchanged(before)
-    parts.append(encoder.finish(Checksum(post_apply)))
-    stream.write(b"".join(parts))
-    record = stream.finish(post_apply, group=group, state=RecordState.PREPARED if group else RecordState.LIVE)
+        record = stream.finish(post_apply, group=group, state=RecordState.PREPARED if group else RecordState.LIVE)
+    finally:
+        stream.give_up()
     return _prepared(header, post_apply, change.commit, sums, record, group)
 
 

@@ -19,6 +19,8 @@ Rules:
        committed and goes on from an older state; the next image carries every page as SQLite now sees it.
     4. A refused commit leaves `tail` where it was, so that SQLite's second attempt is judged again.
     5. Database writes are checkpoints; `database.stale` tells which pages the base does not show yet.
+    6. A WAL whose header does not carry the database's page size is bytes that a file copy or a crash left: SQLite
+       ignores it or finds the database malformed, and commits nothing to it. If it did, that would be refused.
 """
 
 import struct
@@ -94,7 +96,7 @@ class WalCapture:
             self._write_header(data)
             offset, data = WAL_HEADER_SIZE, data[WAL_HEADER_SIZE:]
         if not self._frame_size:
-            self._file().write(offset, data)
+            self._write_foreign(offset, data)
             return
         if offset < self.committed_end:
             inside = min(len(data), self.committed_end - offset)
@@ -108,6 +110,12 @@ class WalCapture:
             if steps is not None:
                 yield from steps
             offset, data = offset + len(piece), data[len(piece) :]
+
+    def _write_foreign(self, offset: int, data: bytes) -> None:
+        """Rule 6."""
+        if len(data) == FRAME_HEADER_SIZE and _PGNO_COMMIT.unpack_from(data)[1]:
+            raise CommitRefusedError(f"{self.database.name}: a commit in a WAL that is not this database's")
+        self._file().write(offset, data)
 
     def truncate(self, size: int) -> None:
         """Sets the size; cutting the WAL to nothing ends its generation."""
@@ -138,7 +146,7 @@ class WalCapture:
             return
         page_size = int.from_bytes(header[8:12], "big")
         if page_size != self.database.page_size:
-            raise CommitRefusedError(f"{self.database.name}: WAL of page size {page_size}")
+            return  # rule 6
         self._frame_size = FRAME_HEADER_SIZE + page_size
         self._salts = _WAL_SALTS.unpack_from(header, 16)
 
@@ -276,8 +284,12 @@ class WalCapture:
     def _settle_carry(self, places: dict[int, int]) -> None:
         """After the image with the carried pages: the base shows those that no frame holds."""
         for pgno in self._carry:
-            if pgno not in places and self._last_frame(pgno) < 0:
+            if pgno in places:
+                continue
+            if self._last_frame(pgno) < 0:
                 self.database.stale.discard(pgno)
+            else:
+                self.database.stale.add(pgno)
         self._carry.clear()
 
     # ---- checkpoints ----
@@ -304,23 +316,30 @@ class WalCapture:
         database.size = max(database.size, offset + len(data))
 
     def _checkpoint_page(self, pgno: int, page: bytes) -> None:
-        database = self.database
-        database.base.put(pgno, page, database.txid, database.log.durable_txid)
+        database, txid = self.database, self.database.txid
+        is_newest = pgno > database.page_n or page_checksum(pgno, page) == database.sums[pgno - 1]
+        if not is_newest and pgno not in database.stale:
+            # SQLite lost frames and goes back behind what the base shows. The log may not hold the page any
+            # more, so the base keeps it until the image that says the older one is durable.
+            self._carry.add(pgno)
+            txid += 1
+        database.base.put(pgno, page, txid, database.log.durable_txid)
         if pgno == 1:
             database.note_header()
-        if pgno <= database.page_n:
-            if page_checksum(pgno, page) == database.sums[pgno - 1]:
-                database.stale.discard(pgno)
-            else:
-                database.stale.add(pgno)
+        if not is_newest:
+            database.stale.add(pgno)
+        elif pgno in database.stale:
+            database.stale.discard(pgno)
+            if not database.stale:
+                database.note_complete()
 
     def truncate_database(self, size: int) -> None:
         """Sets the size of the database file at the end of a checkpoint."""
-        base = self.database.base
-        if base.layers:
-            layer = base.open_layer(self.database.txid)
-            layer.overlay.truncate(size)
-            layer.size = size
-        else:
-            base.truncate_file(size, self.database.txid)
-        self.database.size = size
+        database, txid = self.database, self.database.txid
+        page_n = -(-size // database.page_size)
+        if page_n < database.page_n:
+            self._carry.update(range(page_n + 1, database.page_n + 1))  # as `_checkpoint_page`
+            database.stale.update(range(page_n + 1, database.page_n + 1))
+            txid += 1
+        database.base.resize(size, txid, database.log.durable_txid)
+        database.size = size
