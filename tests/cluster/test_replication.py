@@ -143,7 +143,7 @@ def test_an_idle_wal_reader_that_stays_is_left_behind_when_the_primary_leaves_wa
     writer.sql("PRAGMA journal_mode = DELETE")
     writer.sql("INSERT INTO t VALUES (1000, 'x')")
     cluster.sync(timeout_s=40)
-    assert reader.attempt("SELECT count(*) FROM t").startswith("SQLITE_IOERR")
+    assert reader.attempt("SELECT count(*) FROM t").startswith("SQLITE_IOERR"), "and never the old state"
     assert cluster.readers.connect().sql("SELECT count(*) FROM t") == [[31]]
     cluster.check()
 

@@ -9,6 +9,8 @@ from tests.support.scenario import Session
 from tests.support.sql_client import SqlError
 from tests.support.verdict import Finding, await_position, check_database, check_replica
 
+_NO_POSITION = "0000000000000000/0000000000000000"
+
 AWAIT_TIMEOUT_S = 20.0
 """What takes milliseconds gets this long on a machine with other load."""
 
@@ -47,6 +49,10 @@ class Cluster:
         position = self.position(name)
         await_position(self.replica, self.readers.path(name), position, timeout_s=timeout_s)
         return position
+
+    def sync_any(self, name: str = "db") -> None:
+        """Waits until the replica shows any state of a database: for tests that write all the time."""
+        await_true(lambda: self.replica_position(name) not in ("", _NO_POSITION), f"{name} arrives")
 
     def check(self, name: str = "db", *, large: bool = False) -> Finding:
         """Fails unless a database is sound on the primary, and the same on the replica."""

@@ -47,6 +47,10 @@ SPECIAL_KINDS = frozenset({Kind.POS, Kind.LOCK, Kind.PRIMARY, Kind.LAG})
 """Files that the server changes by itself: nothing about them is cached."""
 
 
+_DIE_WITH_DATABASE = frozenset({Kind.JOURNAL, Kind.WAL})
+"""Not `-shm`: whoever has it mapped would be killed by SIGBUS."""
+
+
 class Inode:
     """One file. `served` is the database it belongs to, `scratch` its content if that is scratch."""
 
@@ -73,8 +77,11 @@ class Inode:
 
     @property
     def is_dead(self) -> bool:
-        """The database behind it was dropped or replaced: every access answers ESTALE."""
-        return self.kind is Kind.DATABASE and self.served is not None and self.served.dead
+        """Dropped or replaced, with the database behind it: every access answers ESTALE."""
+        served = self.served
+        if served is None or not served.dead:
+            return False
+        return self.kind is Kind.DATABASE or (served.is_replaced and self.kind in _DIE_WITH_DATABASE)
 
     def entry(self, size: int) -> pyfuse3.EntryAttributes:
         """Returns the attributes as the kernel wants them. `size` in bytes."""

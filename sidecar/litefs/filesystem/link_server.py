@@ -68,6 +68,8 @@ class LinkServer:
         self._requests.clear()
         for snapshot_id in list(self._snapshots):
             self._close_snapshot(snapshot_id)
+        for served in self._store.databases.values():
+            served.is_being_replaced = False
 
     def committed(self, database: Database) -> None:
         """Tells the node process, unless it has yet to take note of what it was told last."""
@@ -243,6 +245,7 @@ class LinkServer:
         directory = self._store.directory(name)
         disk = self._store.disk
         await self._loop.offload(lambda: replacement.prepare_replacement(disk, directory, state))
+        self._store.databases[name].is_being_replaced = True
         inodes = self._operations.inodes
         mount_name = REPLACEMENT_PREFIX + name
         old = inodes.by_name.get(name)

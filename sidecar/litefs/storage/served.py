@@ -23,7 +23,13 @@ _log = logging.getLogger("litefs.storage")
 
 
 class ServedDatabase:
-    """A database, its rollback journal, its WAL and its shared memory."""
+    """A database, its rollback journal, its WAL and its shared memory.
+
+    Attributes:
+        dead: dropped or replaced: the database file answers ESTALE.
+        is_replaced: so do its journal and its WAL, or an old connection would recover the old state from them.
+        is_being_replaced: nobody but the node process makes a journal or a WAL: the flip is about to come.
+    """
 
     def __init__(self, database: Database) -> None:
         """Args: database: recovered."""
@@ -33,6 +39,8 @@ class ServedDatabase:
         self.shm: ScratchFile | None = None
         self.load: RawLoad | None = None
         self.dead = False
+        self.is_replaced = False
+        self.is_being_replaced = False
         self._complained = False
 
     # ---- the database file ----
@@ -93,9 +101,11 @@ class ServedDatabase:
             self._begin_load(by_sqlite=by_sqlite, keep=False).truncate(0)
 
     def _is_checkpoint(self, *, by_sqlite: bool) -> bool:
-        """The WAL explains a change of the database file. An empty one does not, where another program writes."""
+        """The WAL explains a change of the database file. For another program than SQLite it must hold frames, too."""
         wal = self.wal
-        return wal.file is not None and self.database.wal_mode and (by_sqlite or wal.holds_frames)
+        if wal.file is None or not self.database.wal_mode:
+            return False
+        return by_sqlite or (wal.holds_frames and self.database.gate.is_open)
 
     def sync(self) -> Steps[None]:
         """The database's fsync: all pages of a commit are written, or a checkpoint is.

@@ -188,7 +188,7 @@ class Store:
             replacement.cancel_replacement(self.disk, directory)
             raise CommitRefusedError(f"{name}: committed to while it was to be replaced")
         if old is not None:
-            old.dead = True
+            old.dead = old.is_replaced = True
             old.database.base.retire()
             old.database.log.retire()
         try:
