@@ -111,6 +111,8 @@ class Operations(Answers):
         kind, owner = classify(text)
         if kind in SPECIAL_KINDS or kind is Kind.REPLACEMENT:
             raise pyfuse3.FUSEError(errno.EACCES)
+        if len(owner.encode()) > NAME_BYTES_MAX:
+            raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
         if kind is not Kind.SHM and not self.store.gate.is_open and not self._is_node(ctx):
             raise pyfuse3.FUSEError(errno.EACCES)
         beside = self.store.databases.get(owner)
@@ -487,8 +489,6 @@ class Operations(Answers):
         return inode.entry(self._size(inode))
 
     def _checked_name(self, name: bytes) -> str:
-        if len(name) > NAME_BYTES_MAX + len("-mjXXXXXXXXX"):
-            raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
         try:
             return name.decode()
         except UnicodeDecodeError:

@@ -21,8 +21,8 @@ from litefs.storage.served import ServedDatabase
 from litefs.storage.state import NEXT_STATE_NAME, DatabaseState, read_state
 from litefs.storage.steps import Steps
 
-NAME_BYTES_MAX = 240
-"""A database's name and the longest suffix (`-journal`, `-mjXXXXXXXXX`) fit into 255 bytes."""
+NAME_BYTES_MAX = 247
+"""As in LiteFS 0.5, where name and `-journal` have to fit into the 255 bytes of a directory entry."""
 
 _log = logging.getLogger("litefs.storage")
 
