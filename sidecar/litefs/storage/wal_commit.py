@@ -19,16 +19,16 @@ Rules:
        committed and goes on from an older state; the next image carries every page as SQLite now sees it.
     4. A refused commit leaves `tail` where it was, so that SQLite's second attempt is judged again.
     5. Database writes are checkpoints; `database.stale` tells which pages the base does not show yet.
-    6. A WAL whose header does not carry the database's page size is bytes that a file copy or a crash left: SQLite
-       ignores it or finds the database malformed, and commits nothing to it. If it did, that would be refused.
+    6. A WAL without a valid header is bytes that a file copy or a crash left: SQLite ignores it, and so do we. With
+       another page size SQLite finds the database malformed; a commit there could not be taken, so it is refused.
 """
 
 import struct
 from array import array
 
-from litefs.errors import CommitRefusedError
+from litefs.errors import CommitRefusedError, FormatError
 from litefs.formats.checksum import page_checksum
-from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE
+from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader
 from litefs.storage.database import Database
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.steps import Steps
@@ -50,6 +50,7 @@ class WalCapture:
         self.committed_end = WAL_HEADER_SIZE
         self.tail = WAL_HEADER_SIZE
         self._frame_size = 0
+        self._is_of_other_size = False
         self._salts = (0, 0)
         self._pgnos = array("I")  # of the committed frames, in order
         self._pending: list[int] = []  # pgno of each pending frame whose header is there
@@ -113,8 +114,8 @@ class WalCapture:
 
     def _write_foreign(self, offset: int, data: bytes) -> None:
         """Rule 6."""
-        if len(data) == FRAME_HEADER_SIZE and _PGNO_COMMIT.unpack_from(data)[1]:
-            raise CommitRefusedError(f"{self.database.name}: a commit in a WAL that is not this database's")
+        if self._is_of_other_size and len(data) == FRAME_HEADER_SIZE and _PGNO_COMMIT.unpack_from(data)[1]:
+            raise CommitRefusedError(f"{self.database.name}: a commit in a WAL of another page size")
         self._file().write(offset, data)
 
     def truncate(self, size: int) -> None:
@@ -144,9 +145,13 @@ class WalCapture:
         file.write(0, header)
         if len(header) < WAL_HEADER_SIZE:
             return
-        page_size = int.from_bytes(header[8:12], "big")
-        if page_size != self.database.page_size:
+        try:
+            page_size = WalHeader.decode(header).page_size
+        except FormatError:
             return  # rule 6
+        if page_size != self.database.page_size:
+            self._is_of_other_size = True
+            return
         self._frame_size = FRAME_HEADER_SIZE + page_size
         self._salts = _WAL_SALTS.unpack_from(header, 16)
 
@@ -158,6 +163,7 @@ class WalCapture:
     def _forget_frames(self) -> None:
         self.committed_end = self.tail = WAL_HEADER_SIZE
         self._frame_size = 0
+        self._is_of_other_size = False
         self._pgnos = array("I")
         self._pending.clear()
         self._ending = -1
