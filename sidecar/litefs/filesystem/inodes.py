@@ -46,9 +46,8 @@ class Kind(Enum):
 SPECIAL_KINDS = frozenset({Kind.POS, Kind.LOCK, Kind.PRIMARY, Kind.LAG})
 """Files that the server changes by itself: nothing about them is cached."""
 
-
-_DIE_WITH_DATABASE = frozenset({Kind.JOURNAL, Kind.WAL})
-"""Not `-shm`: whoever has it mapped would be killed by SIGBUS."""
+TRANSACTION_KINDS = frozenset({Kind.JOURNAL, Kind.WAL})
+"""They die with a database that is replaced. Not `-shm`: whoever has it mapped would be killed by SIGBUS."""
 
 
 class Inode:
@@ -81,7 +80,7 @@ class Inode:
         served = self.served
         if served is None or not served.dead:
             return False
-        return self.kind is Kind.DATABASE or (served.is_replaced and self.kind in _DIE_WITH_DATABASE)
+        return self.kind is Kind.DATABASE or (served.is_replaced and self.kind in TRANSACTION_KINDS)
 
     def entry(self, size: int) -> pyfuse3.EntryAttributes:
         """Returns the attributes as the kernel wants them. `size` in bytes."""

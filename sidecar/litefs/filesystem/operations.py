@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import pyfuse3
 
 from litefs.filesystem.answers import Answers, guarded
-from litefs.filesystem.inodes import NAME_TIMEOUT_S, SPECIAL_KINDS, Inode, InodeTable, Kind, absent
+from litefs.filesystem.inodes import NAME_TIMEOUT_S, SPECIAL_KINDS, TRANSACTION_KINDS, Inode, InodeTable, Kind, absent
 from litefs.filesystem.loop import Loop
 from litefs.filesystem.names import classify
 from litefs.filesystem.special_files import ClusterView, special_content
@@ -116,9 +116,8 @@ class Operations(Answers):
         if kind is not Kind.SHM and not self.store.gate.is_open and not self._is_node(ctx):
             raise pyfuse3.FUSEError(errno.EACCES)
         beside = self.store.databases.get(owner)
-        if beside is not None and beside.is_being_replaced and kind in (Kind.JOURNAL, Kind.WAL):
-            if not self._is_node(ctx):
-                raise pyfuse3.FUSEError(errno.EBUSY)
+        if beside is not None and beside.is_being_replaced and kind in TRANSACTION_KINDS and not self._is_node(ctx):
+            raise pyfuse3.FUSEError(errno.EBUSY)
         await self._let_load_commit(owner)
         inode = self.inodes.by_name.get(text)
         if inode is None:
@@ -174,8 +173,7 @@ class Operations(Answers):
                 if beside is not None:
                     beside.served = served
         elif served is None or served.dead:
-            served = self.store.create(owner)
-            served.database.exists = False
+            served = self.store.create(owner, shows=False)
         return served
 
     @guarded

@@ -114,6 +114,15 @@ def test_a_synced_transaction_is_durable_before_its_journal_goes(mount: Fuseless
     assert mount.position() == 2
 
 
+def test_a_synced_journal_makes_the_commit_durable_without_a_sync_of_the_database(mount: FuselessMount) -> None:
+    fh = mount.create("a.db")
+    journal = mount.begin("a.db", 0)
+    mount.fsync(journal)
+    mount.write(fh, 0, pages(1, 1)[0])
+    mount.unlink("a.db-journal")
+    assert (mount.database("a.db").log.durable_txid, mount.position()) == (1, 1)
+
+
 def test_a_transaction_without_syncs_adds_none(mount: FuselessMount, disk: CountingDisk) -> None:
     fh = mount.create("a.db")
     mount.commit("a.db", fh, 1)

@@ -309,6 +309,47 @@ def test_workers_take_the_lock_in_turn(loop: Loop, trio: Any) -> None:
     assert order == [0, 1, 2, 3]
 
 
+def test_the_lock_is_free_again_when_nobody_waits(loop: Loop, trio: Any) -> None:
+    async def main() -> int:
+        lock = trio.Lock()
+        turns = 0
+        for _ in range(3):
+            async with lock:
+                turns += 1
+        return turns
+
+    assert loop.run(main()) == 3
+
+
+def test_an_empty_nursery_ends(loop: Loop, trio: Any) -> None:
+    async def main() -> str:
+        async with trio.open_nursery():
+            pass
+        return "ended"
+
+    assert loop.run(main()) == "ended"
+
+
+def test_an_error_in_a_nursery_does_not_wait_for_its_workers(loop: Loop, trio: Any) -> None:
+    stuck = Waiter(loop)
+
+    async def worker() -> None:
+        await stuck
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker)
+            raise KeyError("body")
+
+    async def pause() -> None:
+        await loop.yield_now()
+
+    with pytest.raises(KeyError, match="body"):
+        loop.run(main())
+    stuck.complete()
+    loop.run(pause())
+
+
 def test_a_worker_that_dies_of_a_withdrawn_request_is_started_again(loop: Loop, trio: Any) -> None:
     """The session must not end meanwhile, even if it is the only worker."""
     attempts: list[str] = []

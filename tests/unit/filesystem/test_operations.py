@@ -5,6 +5,7 @@ import logging
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,9 @@ def test_a_name_leaves_room_for_the_files_beside_it(mount: FuselessMount) -> Non
     long = "x" * NAME_BYTES_MAX
     mount.create(long)
     mount.create(long + "-mj012345678")
-    request = mount.operations.create(ROOT, b"x" * 256, 0o644, SQLITE, context())
-    assert mount.errno(request) == errno.ENAMETOOLONG
+    for name in ("x" * (NAME_BYTES_MAX + 1), "ä" * 124, long + "x-journal"):
+        request = mount.operations.create(ROOT, name.encode(), 0o644, SQLITE, context())
+        assert mount.errno(request) == errno.ENAMETOOLONG
 
 
 def test_what_is_created_beside_no_database_makes_none_that_shows(mount: FuselessMount) -> None:
@@ -188,6 +190,15 @@ def test_a_database_made_anew_goes_on_behind_the_old_position(mount: FuselessMou
     assert mount.content() == b"".join(pages(7, 3))
 
 
+def test_the_files_beside_a_new_database_belong_to_it(mount: FuselessMount) -> None:
+    _, wal = mount.make_wal_database()
+    mount.unlink("a.db")
+    fh = mount.create("a.db")
+    mount.commit("a.db", fh, 5, wal=True)
+    mount.wal_commit(wal, WAL, 0, {2: b"z" * PAGE_SIZE}, 2)
+    assert mount.position() == 4
+
+
 def test_a_connection_that_outlives_its_database_commits_nothing_more(mount: FuselessMount) -> None:
     """Its WAL still has a name; what is written there belongs to a database that is gone."""
     _, wal = mount.make_wal_database()
@@ -201,11 +212,11 @@ def test_a_connection_that_outlives_its_database_commits_nothing_more(mount: Fus
     mount.unlink("a.db-wal")
 
 
-def replace(mount: FuselessMount, name: str, counter: int, ctx: Any) -> Any:
+def replace(mount: FuselessMount, name: str, counter: int, ctx: Any, *, wal: bool = False) -> Any:
     """A new state, prepared as the node process does; returns the request that flips it in."""
     directory = mount.store.directory(name)
     incoming = IncomingDatabase(directory, PAGE_SIZE, 2)
-    incoming.write_pages(1, b"".join(pages(counter)))
+    incoming.write_pages(1, b"".join(pages(counter, wal=wal)))
     checksum = incoming.finish()
     txid = mount.position(name) + 1
     state = DatabaseState(base_txid=txid, checksum=checksum, page_size=PAGE_SIZE, page_n=2, timestamp_ms=1)
@@ -221,7 +232,8 @@ def test_a_replacement_is_flipped_in_by_the_rename_of_the_node_process(mount: Fu
     old = mount.inodes.by_name["a.db"]
     old.lookup_n += 1
     mount.do(replace(mount, "a.db", 9, NODE))
-    assert mount.invalidated == [old]
+    assert old in mount.invalidated
+    assert all(inode.is_dead for inode in mount.invalidated)
     assert mount.inodes.by_name["a.db"] is not old
     assert REPLACEMENT_PREFIX + "a.db" not in mount.inodes.by_name
     assert mount.content() == b"".join(pages(9))
@@ -242,7 +254,39 @@ def test_nobody_else_renames_anything(mount: FuselessMount) -> None:
     assert mount.content() == b"".join(pages(1))
 
 
+def test_the_node_process_flips_in_a_state_in_wal_mode_with_a_wal(mount: FuselessMount) -> None:
+    """Readers of a replica cannot make the WAL themselves, and without one not even SELECT works."""
+    fh = mount.create("a.db")
+    mount.commit("a.db", fh, 1)
+    request = replace(mount, "a.db", 9, NODE, wal=True)
+    mount.become_replica()
+    mount.do(request)
+    wal = mount.open("a.db-wal", ctx=NODE)
+    assert mount.lookup("a.db-wal").st_size == 0
+    mount.gate.primary_until = float("inf")
+    mount.wal_commit(wal, WAL, 0, {2: b"x" * PAGE_SIZE}, 2)
+    assert mount.position() == 3
+
+
 # ---- attributes ----
+
+
+def test_owner_and_times_can_be_set(mount: FuselessMount) -> None:
+    mount.create("a.db-shm")
+    changes = {"update_uid": True, "st_uid": 7, "update_gid": True, "st_gid": 8, "update_atime": True, "st_atime_ns": 9}
+    entry = mount.do(mount.set("a.db-shm", **changes))
+    assert (entry.st_uid, entry.st_gid, entry.st_atime_ns) == (7, 8, 9)
+    mount.do(mount.set("a.db-shm", update_mtime=True, st_mtime_ns=10))
+    assert mount.lookup("a.db-shm").st_mtime_ns == 10
+    assert (mount.lookup("a.db-shm").st_uid, mount.lookup("a.db-shm").st_gid) == (7, 8)
+
+
+def test_a_write_is_the_time_of_change(mount: FuselessMount) -> None:
+    fh = mount.create("a.db-shm")
+    mount.do(mount.set("a.db-shm", update_mtime=True, st_mtime_ns=10))
+    before = time.time_ns()
+    mount.write(fh, 0, b"x")
+    assert mount.lookup("a.db-shm").st_mtime_ns >= before
 
 
 def test_attributes_survive_a_restart(tmp_path: Path) -> None:
