@@ -220,9 +220,13 @@ class FaultyDisk(QuickDisk):
     def rename(self, label: str, source: Path | str, target: Path | str) -> None:
         self._enter(label)
         super().rename(label, source, target)
-        directory = self._directory(Path(source).parent)
-        assert Path(source).parent == Path(target).parent, "the model knows renames within a directory"
-        directory.change({Path(source).name: None, Path(target).name: directory.names[Path(source).name]})
+        old, new = self._directory(Path(source).parent), self._directory(Path(target).parent)
+        node = old.names[Path(source).name]
+        if old is new:
+            old.change({Path(source).name: None, Path(target).name: node})
+        else:
+            new.change({Path(target).name: node})
+            old.change({Path(source).name: None})
 
     def unlink(self, label: str, path: Path | str) -> None:
         self._enter(label)

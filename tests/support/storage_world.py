@@ -206,7 +206,7 @@ class World:
         with self.refusable(), self.promises.committing({player.name: b""}, durable=False):
             self.store.drop(player.name)
         if not player.served.database.exists:
-            self.store.create(player.name)
+            player = self.player(player.name)
         player.look()
 
     def abandon(self, player: Player, pgnos: Iterable[int]) -> None:
@@ -361,7 +361,7 @@ def _commit_one(world: World, name: str) -> tuple[int, bytes]:
 # ---- sweeping ----
 
 
-def crash_everywhere(directory: Path, scenario: Scenario, *, seeds_per_call: int = 1, go_on_every: int = 3) -> int:
+def crash_everywhere(directory: Path, scenario: Scenario, *, seeds_per_call: int = 1, go_on_every: int = 5) -> int:
     """Runs a scenario once and judges, before each of its disk calls, what a power cut there may leave.
 
     Returns:
@@ -426,7 +426,7 @@ def fail_everywhere(directory: Path, scenario: Scenario, error: int) -> int:
             assert not world.refusals, world.refusals
             shutil.rmtree(root)
             return call - 1
-        for seed in (NOTHING_UNSYNCED, EVERYTHING, call + 2):
+        for seed in (NOTHING_UNSYNCED, EVERYTHING if call % 3 == 0 else call + 2):
             left = directory / "left"
             disk.leave(seed, left)
             try:

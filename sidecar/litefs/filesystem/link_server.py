@@ -200,8 +200,7 @@ class LinkServer:
     def _database(self, name: str) -> Database:
         served = self._store.databases.get(name)
         if served is None:
-            served = self._store.create(name)
-            served.database.exists = False
+            served = self._store.create(name, shows=False)
         return served.database
 
     def _open_snapshot(self, name: str) -> m.Answer:
@@ -234,13 +233,14 @@ class LinkServer:
 
     async def _prepare_replacement(self, request: m.PrepareReplacement) -> m.Answer:
         name = request.name
-        self._database(name)
+        database = self._database(name)
         state = DatabaseState(
             base_txid=request.txid,
             checksum=request.checksum,
             page_size=request.page_size,
             page_n=request.page_n,
             timestamp_ms=request.timestamp_ms,
+            after_txid=database.log.last_txid,
         )
         directory = self._store.directory(name)
         disk = self._store.disk

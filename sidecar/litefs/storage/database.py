@@ -108,7 +108,7 @@ class Database:
         self.page_n = state.page_n
         self.timestamp_ms = state.timestamp_ms
         self.group = state.group
-        self.exists = state.exists
+        self.exists = state.page_n > 0
         self.sums: array[int] = array("Q")
         self.stale: set[int] = set()
         self.expected: deque[ExpectedImage] = deque()
@@ -346,7 +346,6 @@ class Database:
             page_n=self.page_n,
             timestamp_ms=self.timestamp_ms,
             group=self.group,
-            exists=self.exists,
         )
 
     def reopen(self, state: DatabaseState, sums: "array[int]") -> None:
@@ -361,7 +360,7 @@ class Database:
         self.log.adopt([], state.base_txid)
         self.txid = self.base_txid = state.base_txid
         self.checksum, self.page_size, self.page_n = state.checksum, state.page_size, state.page_n
-        self.timestamp_ms, self.group, self.exists = state.timestamp_ms, state.group, state.exists
+        self.timestamp_ms, self.group, self.exists = state.timestamp_ms, state.group, state.page_n > 0
         self.sums = sums
         self.complete = state
         self.stale.clear()

@@ -223,7 +223,6 @@ def _lay_over(database: Database, record: FoundRecord) -> None:
         if decoder.done:
             database.txid, database.checksum = header.max_txid, header.post_apply
             database.page_n, database.timestamp_ms = ltx.commit, ltx.timestamp_ms
-            database.exists = ltx.commit > 0
             database.group = header.group or database.group
 
 

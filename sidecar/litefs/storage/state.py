@@ -27,7 +27,6 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
         page_n: pages at `base_txid`; 0 for a dropped or never written database.
         timestamp_ms: of the image `base_txid`.
         group: mark of the last multi-database image at or before `base_txid` (see `log_format`); 0: none.
-        exists: the name shows in the mount. A dropped database keeps its position, for whoever comes after.
         after_txid: in `state.next` only: images after this one make the replacement void.
     """
 
@@ -37,7 +36,6 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
     page_n: int = 0
     timestamp_ms: int = 0
     group: int = 0
-    exists: bool = True
     after_txid: int = (1 << 63) - 1
 
 

@@ -18,11 +18,15 @@ from litefs.storage.disk import Disk
 from litefs.storage.recovery import FoundLog, Progress, read_found_log, recover
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.served import ServedDatabase
+from litefs.storage.set_aside import set_aside
 from litefs.storage.state import NEXT_STATE_NAME, DatabaseState, read_state
 from litefs.storage.steps import Steps
 
 NAME_BYTES_MAX = 247
 """As in LiteFS 0.5, where name and `-journal` have to fit into the 255 bytes of a directory entry."""
+
+EMPTY_NAME = "empty"
+"""A file of this name in its directory says that the database shows in the mount even while it has no pages."""
 
 _log = logging.getLogger("litefs.storage")
 
@@ -43,26 +47,58 @@ class Store:
 
     # ---- start ----
 
-    def open(self, progress: Progress) -> None:
+    def open(self, progress: Progress, *, set_aside_damaged: bool = False) -> None:
         """Recovers every database.
 
+        Args:
+            progress: told how far the verification is.
+            set_aside_damaged: move a database that does not add up out of the way (`set_aside`) and go on
+                without it. For replicas, which get it anew; whoever may have the only copy stops instead.
+
         Raises:
-            CorruptStateError: one of them does not add up. Nothing was deleted.
+            CorruptStateError: a database does not add up. Nothing was deleted.
             OSError: the disk failed.
         """
         found: dict[str, tuple[DatabaseState, FoundLog]] = {}
+        damaged: dict[str, CorruptStateError] = {}
         for directory in sorted(path for path in self._root.iterdir() if path.is_dir()):
-            replacement.finish_at_start(self.disk, directory)
-            replacement.clean_up(self.disk, directory)
-            state = read_state(directory)
-            if state is None:
-                state = DatabaseState()
-            found[directory.name] = (state, read_found_log(self.disk, directory))
+            try:
+                found[directory.name] = self._look_into(directory)
+            except CorruptStateError as error:
+                damaged[directory.name] = error
         groups = {group for state, log in found.values() for group in (state.group, *log.live_groups()) if group}
         for name, (state, log) in found.items():
-            database = self._new_database(name, state)
+            if not damaged or set_aside_damaged:
+                try:
+                    self._recover(name, state, log, groups, progress)
+                    continue
+                except CorruptStateError as error:
+                    damaged[name] = error
+            log.close(self.disk)
+        for name, reason in damaged.items():
+            if not set_aside_damaged:
+                raise reason
+            set_aside(self.disk, self.data_dir.path, self._root / name, reason)
+
+    def _look_into(self, directory: Path) -> tuple[DatabaseState, FoundLog]:
+        replacement.finish_at_start(self.disk, directory)
+        replacement.clean_up(self.disk, directory)
+        return read_state(directory) or DatabaseState(), read_found_log(self.disk, directory)
+
+    def _recover(self, name: str, state: DatabaseState, log: FoundLog, groups: set[int], progress: Progress) -> None:
+        directory = self._root / name
+        database = self._new_database(name, state)
+        try:
             recover(database, log, groups, progress)
+        except BaseException:
+            database.close()
+            raise
+        database.exists = database.page_n > 0 or (directory / EMPTY_NAME).exists()
+        if database.txid or database.exists:
             self._serve(database)
+        else:
+            database.close()
+            self.disk.remove_tree("store.never_used", directory)
 
     def database(self, name: str) -> ServedDatabase | None:
         """Returns the database that shows under a name."""
@@ -75,24 +111,31 @@ class Store:
 
     # ---- making and dropping ----
 
-    def create(self, name: str) -> ServedDatabase:
+    def create(self, name: str, *, shows: bool = True) -> ServedDatabase:
         """Makes an empty database, or lets a dropped one begin anew behind its last position.
+
+        Args:
+            shows: False where only its directory is needed so far: for a journal or an image that came first.
 
         Raises:
             OSError: the disk cannot take it.
         """
-        old = self.databases.get(name)
-        if old is not None:
-            served = ServedDatabase(old.database)
-            served.journal, served.wal, served.shm = old.journal, old.wal, old.shm
-            old.database.exists = True
-            old.database.size = 0
-            self.databases[name] = served
-            return served
         directory = self._root / name
         for path in (directory, directory / "log"):
             self.disk.make_directory("store.create", path)
-        return self._serve(self._new_database(name, DatabaseState()))
+        if shows:
+            fd = self.disk.open("store.show", directory / EMPTY_NAME, os.O_WRONLY | os.O_CREAT)
+            self.disk.close("store.show", fd)
+        old = self.databases.get(name)
+        if old is None:
+            served = self._serve(self._new_database(name, DatabaseState()))
+        else:
+            served = ServedDatabase(old.database)
+            served.journal, served.wal, served.shm = old.journal, old.wal, old.shm
+            served.database.size = 0
+            self.databases[name] = served
+        served.database.exists = shows
+        return served
 
     def drop(self, name: str) -> None:
         """Removes a database: the commit of an image without pages. The old inode's handles are dead after it.
@@ -108,6 +151,9 @@ class Store:
         if served.load is not None:
             served.load.close()
             served.load = None
+        empty = database.directory / EMPTY_NAME
+        if empty.exists():
+            self.disk.unlink("store.hide", empty)
         if database.txid:
             database.drop()
         else:

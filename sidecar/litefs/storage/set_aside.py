@@ -1,0 +1,52 @@
+"""Moving a damaged database out of the way of a replica, which gets it anew from the primary.
+
+Nothing of it is deleted: it lies in `<data>/dbs-aside/<name>-<n>` for whoever wants to know what happened, or needs
+what only this node had. Only the newest `SET_ASIDE_MAX` are kept, or a disk that keeps failing would fill itself.
+"""
+
+import logging
+from pathlib import Path
+
+from litefs.storage.disk import Disk
+
+SET_ASIDE_MAX = 4
+"""In all: a fifth damaged database on one volume tells nothing that four did not."""
+
+SET_ASIDE_NAME = "dbs-aside"
+
+_log = logging.getLogger("litefs.storage")
+
+
+def set_aside(disk: Disk, data_dir: Path, directory: Path, reason: Exception) -> Path:
+    """Moves a database's directory aside, durably.
+
+    Args:
+        directory: `<data>/dbs/<name>`; none of its files is used any more.
+        reason: what was found, for the log.
+
+    Returns:
+        Where it is now.
+
+    Crash: the move is one rename; until it is durable the damage is found again.
+
+    Raises:
+        OSError: it is where it was.
+    """
+    aside = data_dir / SET_ASIDE_NAME
+    disk.make_directory("set_aside.make", aside)
+    numbers = {path: _number(path) for path in aside.iterdir()}
+    for path in sorted(numbers, key=lambda path: numbers[path])[: max(0, len(numbers) + 1 - SET_ASIDE_MAX)]:
+        _log.warning("%s: removed: %d newer damaged databases are kept", path, SET_ASIDE_MAX - 1)
+        disk.remove_tree("set_aside.oldest", path)
+    target = aside / f"{directory.name}-{max(numbers.values(), default=0) + 1}"
+    disk.rename("set_aside.rename", directory, target)
+    for path in (directory.parent, aside, data_dir):
+        disk.sync_directory("set_aside.sync", path)
+    _log.error("%s: damaged, set aside as %s: %s", directory.name, target, reason)
+    return target
+
+
+def _number(path: Path) -> int:
+    """Returns the number behind the last hyphen: it counts up over all names, so it tells the age."""
+    text = path.name.rpartition("-")[2]
+    return int(text) if text.isdecimal() else 0
