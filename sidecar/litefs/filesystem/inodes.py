@@ -82,13 +82,18 @@ class Inode:
             return False
         return self.kind is Kind.DATABASE or (served.is_replaced and self.kind in TRANSACTION_KINDS)
 
+    def become_database(self, name: str, served: ServedDatabase) -> None:
+        """A replacement is renamed. Until then it was empty, which the kernel was not to remember."""
+        self.name, self.kind, self.served = name, Kind.DATABASE, served
+        self._entry = None
+
     def entry(self, size: int) -> pyfuse3.EntryAttributes:
         """Returns the attributes as the kernel wants them. `size` in bytes."""
         entry = self._entry
         if entry is None:
             entry = self._entry = pyfuse3.EntryAttributes()
             entry.st_ino = self.number
-            special = self.kind in SPECIAL_KINDS
+            special = self.kind in SPECIAL_KINDS or self.kind is Kind.REPLACEMENT
             entry.entry_timeout = 0.0 if special else NAME_TIMEOUT_S
             entry.attr_timeout = 0.0 if special else ATTRIBUTE_TIMEOUT_S
             entry.st_nlink = 2 if self.kind is Kind.ROOT else 1

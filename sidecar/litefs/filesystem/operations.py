@@ -239,7 +239,7 @@ class Operations(Answers):
             if inode.is_dead and inode.served is before:
                 self.invalidate(inode)
         del self.inodes.by_name[source.name]
-        source.name, source.kind, source.served = target, Kind.DATABASE, served
+        source.become_database(target, served)
         self.inodes.by_name[target] = source
         if served.database.wal_mode and not self.store.gate.is_open:
             self.make_wal(target, served)
