@@ -139,7 +139,7 @@ class FaultyDisk(QuickDisk):
         calls: labels of all calls so far; `close` does not count, for nothing depends on it.
         fail_at: number of the call that fails, 1-based; 0: none. A failing write still writes its first half.
         error: with this errno.
-        full: shell pattern over labels of writes that fail with ENOSPC; "": none.
+        full: shell patterns over labels of writes that fail with ENOSPC.
         before_call: called with the label before each call that changes something.
     """
 
@@ -148,7 +148,7 @@ class FaultyDisk(QuickDisk):
         self.calls: list[str] = []
         self.fail_at = 0
         self.error = errno.EIO
-        self.full = ""
+        self.full: tuple[str, ...] = ()
         self.before_call: Callable[[str], None] = lambda label: None
         self._path = root
         self._root = self._read_tree(root)
@@ -261,7 +261,7 @@ class FaultyDisk(QuickDisk):
 
     def _enter_write(self, label: str) -> None:
         self._enter(label)
-        if self.full and fnmatch.fnmatch(label, self.full):
+        if any(fnmatch.fnmatch(label, pattern) for pattern in self.full):
             raise OSError(errno.ENOSPC, f"the disk is full at {label}")
 
     def _write(self, label: str, fd: int, data: bytes, offset: int) -> None:

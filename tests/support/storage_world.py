@@ -206,7 +206,7 @@ class World:
         with self.refusable(), self.promises.committing({player.name: b""}, durable=False):
             self.store.drop(player.name)
         if not player.served.database.exists:
-            player = self.player(player.name)
+            self.player(player.name)
         player.look()
 
     def abandon(self, player: Player, pgnos: Iterable[int]) -> None:

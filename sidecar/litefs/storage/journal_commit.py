@@ -113,7 +113,7 @@ class RollbackJournal:
         overlay = self._overlay()
         page_size = overlay.page_size
         if len(data) == page_size and offset % page_size == 0:
-            overlay.put(offset // page_size + 1, data)
+            self._put(overlay, offset // page_size + 1, data)
         else:
             self._write_unaligned(overlay, offset, data)
         end = offset + len(data)
@@ -173,6 +173,14 @@ class RollbackJournal:
             return bytes(page_size)
         page = self.database.base.read(start, min(page_size, limit - start))
         return page if len(page) == page_size else page + bytes(page_size - len(page))
+
+    def _put(self, overlay: Overlay, pgno: int, page: bytes) -> None:
+        try:
+            overlay.put(pgno, page)
+        except OSError:
+            # A rollback writes pages that were never changed, too: it must not need the space that ran out.
+            if pgno in overlay.pages or self._page(overlay, pgno) != page:
+                raise
 
     def _write_unaligned(self, overlay: Overlay, offset: int, data: bytes) -> None:
         page_size = overlay.page_size

@@ -133,8 +133,13 @@ def recover(database: Database, found: FoundLog, live_groups: set[int], progress
     # still be in the page cache only.
     for segment in found.segments:
         database.disk.sync("recovery.sync_log", segment.fd)
+    size_found = database.base.size
     for record in run:
         _lay_over(database, record)
+    if database.base.size < database.page_n * database.page_size:
+        raise CorruptStateError(
+            f"{database.base.path}: {size_found} bytes, expected {database.page_n * database.page_size}"
+        )
     if not database.txid and database.base.size:
         raise CorruptStateError(
             f"{database.directory}: the database file holds {database.base.size} bytes, "
@@ -280,11 +285,9 @@ def verify(database: Database, progress: Progress) -> None:
     """Reads every page of the base, fills the page checksums, and compares their XOR with the position's.
 
     Raises:
-        CorruptStateError: they differ, or the file is too short.
+        CorruptStateError: they differ.
     """
     page_size, total = database.page_size, database.page_n * database.page_size
-    if database.base.size < total:
-        raise CorruptStateError(f"{database.base.path}: {database.base.size} bytes, expected {total}")
     sums: array[int] = array("Q")
     step = WRITE_RUN_BYTES - WRITE_RUN_BYTES % page_size if page_size else 1
     for offset in range(0, total, step):

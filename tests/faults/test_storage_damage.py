@@ -1,0 +1,186 @@
+"""Damaged files in the data directory: the start says which and why, and deletes nothing; a replica goes on."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from litefs.errors import CorruptStateError, DataDirVersionError
+from litefs.storage.data_dir import DataDir
+from litefs.storage.database import CommitGate, StoreSettings
+from litefs.storage.disk import Disk
+from litefs.storage.log_reader import LogReader
+from litefs.storage.set_aside import SET_ASIDE_MAX
+from litefs.storage.store import Store
+
+from tests.support.faulty_disk import QuickDisk
+from tests.support.storage_world import World
+
+Damage = Callable[[Path], object]
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0x10
+    path.write_bytes(data)
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def only_segment(directory: Path) -> Path:
+    (segment,) = (directory / "log").glob("*.ltxlog")
+    return segment
+
+
+def image_offset(directory: Path, txid: int) -> int:
+    reader = LogReader(directory / "log")
+    try:
+        return next(reader.images(txid, txid)).offset
+    finally:
+        reader.close()
+
+
+DAMAGES: dict[str, tuple[Damage, str, str]] = {
+    "a flipped bit in the base": (lambda d: flip(d / "database", 3500), "a.db/database", "the pages give checksum"),
+    "a base cut short": (lambda d: cut(d / "database", 2048), "a.db/database", "2048 bytes, expected 4096"),
+    "an empty base": (lambda d: cut(d / "database", 0), "a.db/database", "0 bytes, expected 4096"),
+    "no base": (lambda d: (d / "database").unlink(), "a.db/database", "0 bytes, expected 4096"),
+    "a flipped bit in the state": (lambda d: flip(d / "state", 20), "a.db/state", "wrong checksum"),
+    "a state cut short": (lambda d: cut(d / "state", 30), "a.db/state", "wrong checksum"),
+    "an empty state": (lambda d: cut(d / "state", 0), "a.db/state", "wrong checksum"),
+    "neither state nor log": (
+        lambda d: ((d / "state").unlink(), only_segment(d).unlink()),
+        "a.db",
+        "the database file holds 4096 bytes, and neither state file nor log say what they are",
+    ),
+    "a flipped bit in a segment header": (lambda d: flip(only_segment(d), 20), ".ltxlog", "wrong CRC"),
+    "an empty segment": (lambda d: cut(only_segment(d), 0), ".ltxlog", "no log segment"),
+    "a flipped bit in an image that was durable": (
+        lambda d: flip(only_segment(d), image_offset(d, 3) + 500),
+        ".ltxlog",
+        "image 0000000000000003 is damaged or missing, and image 0000000000000004 says that it was durable",
+    ),
+    "no log": (lambda d: only_segment(d).unlink(), "a.db/database", "the pages give checksum"),
+}
+each_damage = pytest.mark.parametrize(("damage", "path", "reason"), DAMAGES.values(), ids=DAMAGES.keys())
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data directory with S = 2 and images 3 to 5 in the only segment of its log, and a healthy second database."""
+    world = World(tmp_path, QuickDisk())
+    for name in ("a.db", "b.db"):
+        player = world.player(name)
+        world.commit(player, range(1, 5))
+        world.commit(player, [2])
+        world.tidy()
+        database = world.database(name)
+        assert database.base_txid == 2
+        for pgno in (2, 3, 2):
+            world.commit(player, [pgno])
+    assert not world.refusals
+    world.close()
+    segments = sorted((tmp_path / "dbs/a.db/log").glob("*.ltxlog"))
+    assert len(segments) == 1
+    return tmp_path
+
+
+def fingerprint(root: Path) -> dict[str, str]:
+    """All files below a directory; those that every start writes, and a segment to be, are left out."""
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file() and path.name not in ("starts", "starts.tmp") and not path.name.startswith("spare-")
+    }
+
+
+def open_store(root: Path, *, set_aside_damaged: bool = False, disk: Disk | None = None) -> Store:
+    disk = disk or QuickDisk()
+    data_dir = DataDir(root, disk)
+    store = Store(data_dir, disk, StoreSettings(node_id=1), CommitGate(0.0, lambda: 1.0))
+    try:
+        store.open(lambda name, done, total: None, set_aside_damaged=set_aside_damaged)
+    finally:
+        store.close()
+        data_dir.close()
+    return store
+
+
+@each_damage
+def test_a_start_names_what_is_damaged_and_deletes_nothing(root: Path, damage: Damage, path: str, reason: str) -> None:
+    damage(root / "dbs/a.db")
+    before = fingerprint(root)
+    with pytest.raises(CorruptStateError) as caught:
+        open_store(root)
+    assert path in str(caught.value)
+    assert reason in str(caught.value)
+    after = fingerprint(root)
+    assert after.keys() >= before.keys()
+    # The base may have taken pages of images that the log holds; nothing else may be other than before.
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed <= {"dbs/a.db/database", "dbs/b.db/database"}
+
+
+@each_damage
+def test_a_replica_sets_what_is_damaged_aside_and_serves_the_rest(
+    root: Path, damage: Damage, path: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(root / "dbs/a.db")
+    kept = {name.removeprefix("dbs/a.db/") for name in fingerprint(root) if name.startswith("dbs/a.db/")}
+    store = open_store(root, set_aside_damaged=True)
+    assert store.names() == ["b.db"]
+    assert store.databases["b.db"].database.txid == 5
+    assert not (root / "dbs/a.db").exists()
+    assert {*fingerprint(root / "dbs-aside/a.db-1")} >= kept
+    assert reason in caplog.text
+    assert "a.db-1" in caplog.text
+
+
+def test_sets_few_damaged_databases_aside(root: Path) -> None:
+    for _ in range(SET_ASIDE_MAX + 2):
+        (root / "dbs/c.db/log").mkdir(parents=True)
+        (root / "dbs/c.db/database").write_bytes(b"x" * 512)
+        open_store(root, set_aside_damaged=True)
+    names = sorted(path.name for path in (root / "dbs-aside").iterdir())
+    assert names == [f"c.db-{number}" for number in range(3, SET_ASIDE_MAX + 3)]
+
+
+def test_a_torn_last_image_ends_the_log_and_is_no_damage(root: Path) -> None:
+    segment = only_segment(root / "dbs/a.db")
+    data = segment.read_bytes()
+    flip(segment, len(data.rstrip(b"\0")) - 40)
+    store = open_store(root)
+    assert store.databases["a.db"].database.txid == 4
+
+
+def test_a_log_from_the_first_image_on_makes_up_for_a_lost_state_file(root: Path) -> None:
+    (root / "dbs/a.db/state").unlink()
+    store = open_store(root)
+    assert store.databases["a.db"].database.txid == 5
+
+
+def test_pages_without_state_and_log_are_not_taken_for_an_empty_database(tmp_path: Path) -> None:
+    open_store(tmp_path)
+    (tmp_path / "dbs/a.db/log").mkdir(parents=True)
+    (tmp_path / "dbs/a.db/database").write_bytes(b"x" * 4096)
+    with pytest.raises(CorruptStateError, match="neither state file nor log"):
+        open_store(tmp_path)
+    assert (tmp_path / "dbs/a.db/database").read_bytes() == b"x" * 4096
+
+
+def test_a_directory_of_another_layout_is_refused(tmp_path: Path) -> None:
+    open_store(tmp_path)
+    (tmp_path / "version").write_text("2\n")
+    with pytest.raises(DataDirVersionError, match="layout 2"):
+        open_store(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["id", "starts"])
+def test_a_damaged_number_is_named(tmp_path: Path, name: str) -> None:
+    open_store(tmp_path)
+    (tmp_path / name).write_text("?\n")
+    with pytest.raises(CorruptStateError, match=name):
+        open_store(tmp_path)
