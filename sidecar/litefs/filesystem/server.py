@@ -27,6 +27,7 @@ from litefs.storage.data_dir import DataDir
 from litefs.storage.database import CommitGate, Database, StoreSettings
 from litefs.storage.disk import disk_from_environment
 from litefs.storage.housekeeping import Housekeeper
+from litefs.storage.replacement import discard_old_log
 from litefs.storage.store import Store
 
 SETTLE_DELAY_S = 0.1
@@ -176,6 +177,10 @@ class FilesystemServer:
             if self._housekeeper.checkpoint_due(database, now):
                 await self._checkpoint(database, now)
             self._housekeeper.forget(database, now)
+            try:
+                await self._loop.drive(discard_old_log(database.disk, database.directory))
+            except OSError as error:
+                _log.warning("%s: log of a replaced state: %s", database.name, error)
 
     def _role_changed(self) -> None:
         self._view.is_primary = self._store.gate.is_open

@@ -12,6 +12,7 @@ Crash, by step of `finish`, which recovery calls as well:
 """
 
 import logging
+import secrets
 from array import array
 from collections.abc import Callable
 from functools import partial
@@ -199,10 +200,25 @@ def take_sums(disk: Disk, directory: Path, page_n: int) -> "array[int]":
     return sums
 
 
+def discard_old_log(disk: Disk, directory: Path) -> Steps[None]:
+    """Removes the log that a replacement left behind, off the loop.
+
+    Under a name of its own, so that the next replacement does not meet a log that is half gone.
+
+    Raises:
+        OSError: it stays; try again later.
+    """
+    old_log = directory / OLD_LOG_NAME
+    if old_log.exists():
+        doomed = directory / f"{OLD_LOG_NAME}-{secrets.token_hex(8)}"
+        disk.rename("replacement.discard", old_log, doomed)
+        yield lambda: disk.remove_tree("replacement.discard_tree", doomed)
+
+
 def clean_up(disk: Disk, directory: Path) -> None:
-    """Removes what replacements and snapshots leave behind. At start, and after a flip."""
+    """Removes what replacements and snapshots leave behind. At start."""
     for path in directory.iterdir():
         if path.name in (SUMS_NAME, INCOMING_NAME) or path.name.startswith("aside-") or path.name.endswith(".tmp"):
             disk.unlink("replacement.clean", path)
-        elif path.name == OLD_LOG_NAME:
+        elif path.name.startswith(OLD_LOG_NAME):
             disk.remove_tree("replacement.clean", path)

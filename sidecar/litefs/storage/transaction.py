@@ -104,6 +104,8 @@ def _count_below(pgnos: Sequence[int], page_n: int) -> int:
 
 def checksum_without_tail(before: Before, commit: int) -> int:
     """Returns the checksum (without flag) of the pages that a shrink to `commit` leaves."""
+    if not commit:
+        return 0  # a drop comes in an unlink, which a walk over all pages would hold up
     running = before.checksum & MASK
     if commit < before.page_n:
         for checksum in before.sums[commit : before.page_n]:

@@ -1,0 +1,298 @@
+"""Transactions taken from WAL frames as SQLite writes them."""
+
+import random
+
+import pytest
+
+from litefs.errors import CommitRefusedError, NotPrimaryError
+from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, encode_frame_header
+from litefs.storage.steps import run
+from tests.support.faulty_disk import FaultyDisk
+from tests.support.sqlite_player import PAGE_SIZE, Player, go_on
+from tests.support.storage_world import World
+from tests.unit.storage.replica import ModelReplica
+
+FRAME_SIZE = FRAME_HEADER_SIZE + PAGE_SIZE
+HEADER = WalHeader(big_endian=False, page_size=PAGE_SIZE, checkpoint_seq=0, salt1=1, salt2=2)
+
+
+@pytest.fixture
+def player(world: World) -> Player:
+    """A connection to a WAL database of four pages, without frames yet."""
+    player = world.player()
+    world.commit(player, range(1, 5))
+    world.enter_wal(player)
+    assert world.database().txid == 2
+    return player
+
+
+def frame(pgno: int, commit: int, page: bytes) -> bytes:
+    header, _ = encode_frame_header(HEADER, (0, 0), pgno, commit, page)
+    return header + page
+
+
+def page(seed: int) -> bytes:
+    return random.Random(seed).randbytes(PAGE_SIZE)
+
+
+def write(player: Player, offset: int, data: bytes) -> None:
+    go_on(player.served.wal.write(offset, data))
+
+
+def at(frame_index: int) -> int:
+    return WAL_HEADER_SIZE + frame_index * FRAME_SIZE
+
+
+def begin(player: Player) -> None:
+    write(player, 0, HEADER.encode())
+
+
+def committed_page(player: Player, pgno: int) -> bytes:
+    replica = ModelReplica(player.served.database)
+    replica.catch_up()
+    return replica.pages[pgno - 1]
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 7, 8, 23, 24, 25, 500, PAGE_SIZE, FRAME_SIZE - 1])
+def test_a_frame_may_come_in_two_writes_cut_anywhere(world: World, player: Player, cut: int) -> None:
+    begin(player)
+    data = frame(2, 4, page(1))
+    write(player, at(0), data[:cut])
+    assert world.database().txid == 2
+    write(player, at(0) + cut, data[cut:])
+    assert world.database().txid == 3
+    assert committed_page(player, 2) == page(1)
+
+
+def test_a_whole_wal_may_come_in_one_write(world: World, player: Player) -> None:
+    write(player, 0, HEADER.encode() + frame(2, 0, page(1)) + frame(3, 4, page(2)) + frame(2, 4, page(3)))
+    assert world.database().txid == 4
+    assert committed_page(player, 2) == page(3)
+    assert committed_page(player, 3) == page(2)
+
+
+def test_the_last_frame_of_a_page_wins(world: World, player: Player) -> None:
+    begin(player)
+    write(player, at(0), frame(2, 0, page(1)))
+    write(player, at(1), frame(2, 4, page(2)))
+    assert world.database().txid == 3
+    assert committed_page(player, 2) == page(2)
+
+
+def test_a_page_rewritten_in_place_counts_as_rewritten(world: World, player: Player) -> None:
+    begin(player)
+    write(player, at(0), frame(2, 0, page(1)))
+    write(player, at(0) + FRAME_HEADER_SIZE, page(2))
+    write(player, at(1), frame(3, 4, page(3)))
+    assert committed_page(player, 2) == page(2)
+
+
+def test_frames_behind_a_savepoint_that_was_rolled_back_are_forgotten(world: World, player: Player) -> None:
+    begin(player)
+    for index, pgno in enumerate((2, 3, 4)):
+        write(player, at(index), frame(pgno, 0, page(pgno)))
+    write(player, at(1), frame(2, 4, page(9)))
+    assert world.database().txid == 3
+    assert committed_page(player, 2) == page(9)
+    assert committed_page(player, 3) == player.pages[2]
+    assert committed_page(player, 4) == player.pages[3]
+
+
+def test_a_commit_frame_repeated_up_to_the_sector_is_no_second_transaction(world: World, player: Player) -> None:
+    begin(player)
+    for index in range(3):
+        write(player, at(index), frame(2, 4, page(1)))
+    assert world.database().txid == 3
+
+
+def test_headers_written_again_with_other_checksums_mean_nothing(world: World, player: Player) -> None:
+    begin(player)
+    write(player, at(0), frame(2, 0, page(1)))
+    write(player, at(1), frame(3, 4, page(2)))
+    for index, (pgno, commit) in enumerate(((2, 0), (3, 4))):
+        header, _ = encode_frame_header(HEADER, (7, 7), pgno, commit, page(index + 1))
+        write(player, at(index), header)
+    write(player, at(2), frame(4, 4, page(3)))
+    assert world.database().txid == 4
+    assert [committed_page(player, pgno) for pgno in (2, 3, 4)] == [page(1), page(2), page(3)]
+
+
+def test_a_refusal_is_repeated_and_the_frames_can_be_committed_later(world: World, player: Player) -> None:
+    begin(player)
+    data = frame(2, 4, page(1))
+    world.gate.primary_until = 0.0
+    write(player, at(0), data[:500])
+    for _ in range(2):
+        with pytest.raises(NotPrimaryError):
+            write(player, at(0) + 500, data[500:])
+    world.gate.primary_until = 2.0
+    assert world.database().txid == 2
+    write(player, at(0), frame(3, 4, page(2)))
+    assert world.database().txid == 3
+    assert committed_page(player, 2) == player.pages[1]
+
+
+def test_a_transaction_without_net_change_succeeds_on_a_replica_too(world: World, player: Player) -> None:
+    begin(player)
+    world.gate.primary_until = 0.0
+    write(player, at(0), frame(2, 4, player.pages[1]))
+    assert world.database().txid == 2
+
+
+def test_a_wal_of_another_page_size_is_refused(player: Player) -> None:
+    header = WalHeader(big_endian=False, page_size=4096, checkpoint_seq=0, salt1=1, salt2=2)
+    with pytest.raises(CommitRefusedError, match="page size 4096"):
+        write(player, 0, header.encode())
+
+
+def test_growth_carries_pages_that_no_frame_holds(world: World, player: Player) -> None:
+    begin(player)
+    write(player, at(0), frame(7, 7, page(1)))
+    assert committed_page(player, 5) == committed_page(player, 6) == bytes(PAGE_SIZE)
+    assert world.database().page_n == 7
+    world.tidy()
+    player.served.write(6 * PAGE_SIZE, page(1), by_sqlite=True)
+    world.tidy()
+    assert world.database().base_txid == 3
+
+
+def test_the_database_file_shows_what_checkpoints_wrote_and_nothing_newer(world: World, player: Player) -> None:
+    old = player.content
+    world.wal_commit(player, [2, 3], sync=True)
+    assert player.served.read(0, 1 << 20) == old
+    middle = player.content
+    world.wal_commit(player, [3, 4], sync=True)
+    world.checkpoint_wal(player, frame_n=3)
+    assert player.served.read(0, 1 << 20) == middle
+    assert world.database().base_txid == 0
+    world.checkpoint_wal(player)
+    assert player.served.read(0, 1 << 20) == player.content
+
+
+# ---- rewinds: SQLite recovered the WAL short of committed frames (rule 3) ----
+
+
+@pytest.mark.parametrize("forgotten", range(1, 6))
+@pytest.mark.parametrize("checkpointed", [None, 2, 6])
+@pytest.mark.parametrize("restart", [False, True], ids=["append", "restart"])
+def test_replicas_do_not_diverge_when_sqlite_goes_on_behind_committed_frames(
+    world: World, player: Player, forgotten: int, checkpointed: int | None, restart: bool
+) -> None:
+    replica = ModelReplica(world.database())
+    for pgnos, page_n in (([2], None), ([3, 6], None), ([2], 5)):
+        world.wal_commit(player, pgnos, page_n, sync=True)
+    if checkpointed is not None:
+        world.checkpoint_wal(player, checkpointed)
+    world.tidy()
+    replica.catch_up()
+    assert replica.content == player.content
+    player.forget_frames(forgotten)
+    if restart:
+        player.checkpoint()
+        world.tidy()
+    for pgnos in ([4], [2, 3]):
+        world.wal_commit(player, pgnos, sync=True)
+        replica.catch_up()
+        assert replica.content == player.content
+        world.tidy()
+    player.checkpoint()
+    world.tidy()
+    assert world.database().base.path.read_bytes() == player.content
+    assert world.database().base_txid == world.database().txid
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_replicas_follow_any_sequence_of_commits_checkpoints_and_rewinds(world: World, seed: int) -> None:
+    rng = random.Random(seed)
+    player = world.player()
+    world.commit(player, range(1, 5))
+    world.enter_wal(player)
+    replica = ModelReplica(world.database())
+    for step in range(40):
+        action = rng.random()
+        frame_n = len(player._frames)
+        if action < 0.6 or not frame_n:
+            pgnos = rng.sample(range(1, len(player.pages) + 3), rng.randint(1, 3))
+            page_n = rng.choice([None, None, max(2, len(player.pages) - 2)])
+            pgnos = [pgno for pgno in pgnos if page_n is None or pgno <= page_n]
+            world.wal_commit(player, pgnos, page_n, sync=rng.random() < 0.5)
+        elif action < 0.75:
+            world.checkpoint_wal(player, rng.randint(player._backfilled, frame_n))
+        elif action < 0.85 and frame_n > 3:
+            player.forget_frames(rng.randint(1, 3))
+        else:
+            world.tidy()
+        replica.catch_up()
+        if action < 0.6:
+            assert replica.content == player.content, f"seed {seed}, step {step}"
+    assert not world.refusals
+    world.wal_commit(player, [2], sync=True)
+    player.close_wal()
+    world.tidy()
+    replica.catch_up()
+    assert player.served.read(0, 1 << 20) == replica.content == player.content, f"seed {seed}"
+
+
+def test_a_checkpoint_behind_committed_frames_does_not_spoil_a_restart(world: World, player: Player) -> None:
+    """S is at the newest state, SQLite writes an older page over the base, and the node dies before the next commit."""
+    world.wal_commit(player, [2], sync=True)
+    world.wal_commit(player, [2, 3], sync=True)
+    world.checkpoint_wal(player)
+    world.tidy()
+    assert world.database().base_txid == world.database().txid == 4
+    newest = player.content
+    player.forget_frames(2)
+    player.checkpoint()
+    world.tidy()
+    assert player.served.read(0, 1 << 20) == player.content != newest
+    assert world.database().base.path.read_bytes() == newest
+
+
+def test_the_wal_can_be_removed_and_made_again(world: World, player: Player) -> None:
+    replica = ModelReplica(world.database())
+    world.wal_commit(player, [2, 3], sync=True)
+    player.close_wal()
+    player.served.wal.create()
+    world.wal_commit(player, [3], sync=True)
+    replica.catch_up()
+    assert replica.content == player.content
+
+
+def test_pages_that_the_lost_wal_held_are_carried_by_the_next_image(world: World, player: Player) -> None:
+    """The `-wal` is deleted before it is checkpointed: SQLite sees the database file from now on."""
+    replica = ModelReplica(world.database())
+    world.wal_commit(player, [2, 3], sync=True)
+    replica.catch_up()
+    player.served.wal.unlink()
+    player._header, player._frames = None, []
+    player.look()
+    player.served.wal.create()
+    world.wal_commit(player, [4], sync=True)
+    replica.catch_up()
+    assert replica.content == player.content
+
+
+def test_a_large_transaction_leaves_the_wal_ready_for_the_next(world: World, player: Player) -> None:
+    replica = ModelReplica(world.database())
+    for _ in range(2):
+        world.wal_commit(player, range(1, 100), sync=True)
+        replica.catch_up()
+        assert replica.content == player.content
+    world.checkpoint_wal(player)
+    world.wal_commit(player, [3], 50, sync=True)
+    replica.catch_up()
+    assert replica.content == player.content
+
+
+def test_a_failed_checkpoint_write_leaves_the_page_to_be_written_again(world: World, player: Player) -> None:
+    world.wal_commit(player, [2], sync=True)
+    assert isinstance(world.disk, FaultyDisk)
+    world.disk.full = ("base.*",)
+    with pytest.raises(OSError, match="full"):
+        player.checkpoint()
+    assert world.database().stale == {1, 2}
+    world.disk.full = ()
+    player.checkpoint()
+    assert not world.database().stale
+    run(world.database().settle())
+    assert player.served.read(0, 1 << 20) == player.content
