@@ -181,3 +181,35 @@ def test_the_wal_copied_aside_and_back_is_recovered(judge: Judge) -> None:
         session.connect().sql("SELECT count(*), sum(length(body)) FROM t")
 
     judge.compare(scenario)
+
+
+@pytest.mark.parametrize("garbage", ["header", "frames", "whole"])
+def test_a_wal_of_garbage_is_ignored_and_costs_nothing(judge: Judge, garbage: str) -> None:
+    """What a crash or a file copy may leave: sizes and page numbers in it must not be believed."""
+    script = (
+        "import os, random, struct, sys\n"
+        "path, kind = sys.argv[1], sys.argv[2]\n"
+        "rng = random.Random(7)\n"
+        "wal = bytearray(open(path, 'rb').read())\n"
+        "size = 24 + 4096\n"
+        "if kind != 'frames': wal[:32] = rng.randbytes(32)\n"
+        "for start in range(32, len(wal), size) if kind != 'header' else ():\n"
+        "    wal[start:start + 24] = struct.pack('>II', 0x7fffff00, 0x7fffff00) + rng.randbytes(16)\n"
+        "with open(path, 'r+b', buffering=0) as file:\n"
+        "    for start in [0, *range(32, len(wal), size)]:\n"
+        "        end = 32 if start == 0 else start + size\n"
+        "        os.pwrite(file.fileno(), wal[start:start + 24] if start else wal[:32], start)\n"
+        "        if start: os.pwrite(file.fileno(), wal[start + 24:end], start + 24)\n"
+    )
+
+    def scenario(session: Session) -> None:
+        connection = _filled(session)
+        connection.sql("PRAGMA wal_checkpoint(RESTART)")
+        connection.sql("INSERT INTO t VALUES (1000, 'starts the WAL again')")
+        connection.sql("PRAGMA wal_checkpoint(PASSIVE)")
+        connection.process.kill()
+        session.run("python3", "-I", "-S", "-c", script, f"{session.path()}-wal", garbage)
+        session.connect().sql("SELECT count(*), sum(length(body)) FROM t")
+        session.connect().sql("INSERT INTO t VALUES (1001, 'goes on')")
+
+    judge.compare(scenario)

@@ -34,9 +34,7 @@ from litefs.storage.scratch import ScratchFile
 from litefs.storage.steps import Steps
 from litefs.storage.transaction import SMALL_PAGES_MAX, Change, Prepared
 
-_PGNO_COMMIT = struct.Struct(">II")  # a frame header begins with these
-_COMMIT_END = _PGNO_COMMIT.size
-_MEANING_SIZE = 16  # pgno, commit and the two salts decide what a frame means; its checksums do not
+_MEANING = struct.Struct(">IIII")  # pgno, commit and the two salts decide what a frame means; its checksums do not
 _WAL_SALTS = struct.Struct(">II")
 
 
@@ -99,22 +97,19 @@ class WalCapture:
         if not self._frame_size:
             self._write_foreign(offset, data)
             return
-        if offset < self.committed_end:
-            inside = min(len(data), self.committed_end - offset)
-            self._write_committed(offset, data[:inside])
-            offset, data = offset + inside, data[inside:]
         size = self._frame_size
         while data:
             skip = (offset - WAL_HEADER_SIZE) % size
             piece = data[: size - skip]
-            steps = self._write_in_frame(offset, skip, piece)
+            write = self._write_committed if offset < self.committed_end else self._write_in_frame
+            steps = write(offset, skip, piece)
             if steps is not None:
                 yield from steps
             offset, data = offset + len(piece), data[len(piece) :]
 
     def _write_foreign(self, offset: int, data: bytes) -> None:
         """Rule 6."""
-        if self._is_of_other_size and len(data) == FRAME_HEADER_SIZE and _PGNO_COMMIT.unpack_from(data)[1]:
+        if self._is_of_other_size and len(data) == FRAME_HEADER_SIZE and _MEANING.unpack_from(data)[1]:
             raise CommitRefusedError(f"{self.database.name}: a commit in a WAL of another page size")
         self._file().write(offset, data)
 
@@ -175,7 +170,7 @@ class WalCapture:
         self._file().write(offset, data)
         end = offset + len(data)
         start = offset - skip
-        if skip < _COMMIT_END:
+        if skip < _MEANING.size:
             self._begin_frame(start, end)
         elif offset > self.tail:
             return None  # behind a hole: nothing SQLite does
@@ -193,30 +188,30 @@ class WalCapture:
         del self._pending[index:]
         self.tail = end
         self._ending = -1
-        if end - start >= _COMMIT_END:
-            pgno, commit = _PGNO_COMMIT.unpack(self._file().read(start, _COMMIT_END))
-            if len(self._pending) == index:
+        if end - start >= _MEANING.size:
+            pgno, commit, *salts = _MEANING.unpack(self._file().read(start, _MEANING.size))
+            # A frame with other salts is left from a generation before, or no frame at all: there SQLite stops reading,
+            # so neither it nor what follows it can be of a transaction.
+            if len(self._pending) == index and tuple(salts) == self._salts:
                 self._pending.append(pgno)
-            if commit:
-                self._ending = start
-                self._ending_commit = commit
+                if commit:
+                    self._ending = start
+                    self._ending_commit = commit
 
-    def _write_committed(self, offset: int, data: bytes) -> None:
-        """Rule 3."""
-        file = self._file()
-        before = file.read(offset, len(data))
+    def _write_committed(self, offset: int, skip: int, data: bytes) -> Steps[None] | None:
+        """Rule 3, for a write within one committed frame, `skip` bytes behind its start."""
+        before = self._file().read(offset, len(data))
         if before == data:
-            return
-        index, skip = divmod(offset - WAL_HEADER_SIZE, self._frame_size)
-        start = WAL_HEADER_SIZE + index * self._frame_size
-        file.write(offset, data)
-        if skip < FRAME_HEADER_SIZE and skip + len(data) <= FRAME_HEADER_SIZE:
-            meaning = max(0, _MEANING_SIZE - skip)
-            if before[:meaning] == data[:meaning]:
-                return
-        self._rewind(index)
-        self.tail = start
-        self._write_in_frame(offset, skip, data[: self._frame_size - skip])
+            return None
+        meaning = max(0, _MEANING.size - skip)
+        if skip + len(data) <= FRAME_HEADER_SIZE and before[:meaning] == data[:meaning]:
+            self._file().write(offset, data)
+            return None
+        start = offset - skip
+        self._rewind((start - WAL_HEADER_SIZE) // self._frame_size)
+        if skip >= _MEANING.size:
+            self._begin_frame(start, offset)  # what comes before in this frame was written with the same bytes
+        return self._write_in_frame(offset, skip, data)
 
     def _rewind(self, index: int) -> None:
         """SQLite writes over committed frame `index`: the state it sees ends before it."""

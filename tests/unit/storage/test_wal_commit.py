@@ -139,10 +139,33 @@ def test_a_transaction_without_net_change_succeeds_on_a_replica_too(world: World
     assert world.database().txid == 2
 
 
-def test_a_wal_of_another_page_size_is_refused(player: Player) -> None:
+def test_a_commit_in_a_wal_of_another_page_size_is_refused(world: World, player: Player) -> None:
     header = WalHeader(big_endian=False, page_size=4096, checkpoint_seq=0, salt1=1, salt2=2)
-    with pytest.raises(CommitRefusedError, match="page size 4096"):
-        write(player, 0, header.encode())
+    write(player, 0, header.encode())
+    with pytest.raises(CommitRefusedError, match="another page size"):
+        write(player, WAL_HEADER_SIZE, frame(2, 4, page(1))[:FRAME_HEADER_SIZE])
+
+
+@pytest.mark.parametrize("first_difference", [0, 4, 30, PAGE_SIZE])
+def test_a_rewind_is_noticed_at_whichever_byte_it_begins_to_differ(
+    world: World, player: Player, first_difference: int
+) -> None:
+    """SQLite writes whole frames anew; up to some byte they may be those that are there."""
+    replica = ModelReplica(world.database())
+    begin(player)
+    write(player, at(0), frame(2, 4, page(1)))
+    write(player, at(1), frame(3, 0, page(2)) + frame(4, 4, page(3)))
+    old = frame(3, 0, page(2))
+    new = old[:first_difference] + frame(2, 4, page(4))[first_difference:]
+    pgno = int.from_bytes(new[:4], "big")
+    for start in range(0, FRAME_SIZE, 256):
+        write(player, at(1) + start, new[start : start + 256])
+    if first_difference > 4:
+        write(player, at(2), frame(4, 4, page(5)))
+    replica.catch_up()
+    assert replica.pages[pgno - 1] == new[FRAME_HEADER_SIZE:]
+    assert replica.pages[3] == (page(5) if first_difference > 4 else player.pages[3])
+    assert replica.pages[1] == (page(1) if pgno != 2 else new[FRAME_HEADER_SIZE:])
 
 
 def test_growth_carries_pages_that_no_frame_holds(world: World, player: Player) -> None:
