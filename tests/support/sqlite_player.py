@@ -251,6 +251,8 @@ class Player:
     def forget_frames(self, frame_n: int) -> None:
         """Recovers the WAL short of its last `frame_n` frames, as SQLite does when their checksums are wrong."""
         del self._frames[len(self._frames) - frame_n :]
+        while self._frames and not self._commit_of(len(self._frames) - 1):
+            del self._frames[-1]  # of a transaction whose commit frame is gone
         self._checksum = (self._random.getrandbits(32), self._random.getrandbits(32))
         self._backfilled = 0
         self.pages = self._pages_in_wal()
@@ -301,6 +303,11 @@ class Player:
             newest[pgno] = frame[FRAME_HEADER_SIZE:]
             page_n = _U32.unpack_from(frame, 4)[0] or page_n
         return [newest.get(pgno) or self._in_file(pgno) for pgno in range(1, page_n + 1)]
+
+    def _commit_of(self, index: int) -> int:
+        offset = WAL_HEADER_SIZE + index * (FRAME_HEADER_SIZE + self.page_size)
+        commit: int = _U32.unpack(self.served.wal.read(offset + 4, 4))[0]
+        return commit
 
     def _in_file(self, pgno: int) -> bytes:
         return self.served.read((pgno - 1) * self.page_size, self.page_size).ljust(self.page_size, b"\0")
