@@ -128,6 +128,8 @@ class Replicas:
         if not isinstance(answer, m.ReplacementReady):
             raise CorruptStateError(f"{request.name}: {getattr(answer, 'reason', answer)}")
         flip(self._mount_dir, answer, self._guard)
+        if not request.page_n:  # the primary dropped it
+            os.unlink(os.path.join(self._mount_dir, request.name))
 
     def _applier(self, name: str, applied_txid: int) -> DatabaseApplier:
         applier = self._appliers.get(name)
