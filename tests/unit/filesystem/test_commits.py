@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyfuse3
@@ -26,6 +27,16 @@ def iter_until(done: Callable[[], bool]) -> Steps[None]:
             return
         yield None
     raise AssertionError("it did not come to pass")
+
+
+def is_durable(mount: FuselessMount, txid: int) -> bool:
+    return mount.database("a.db").log.durable_txid == txid
+
+
+def iter_turns(turn_n: int) -> Steps[None]:
+    """Steps that give way so many times."""
+    for _ in range(turn_n):
+        yield None
 
 
 # ---- commits of the rollback modes ----
@@ -210,6 +221,30 @@ def test_where_commits_are_synced_the_sync_begins_with_the_commit(mount: Fuseles
     mount.wal_commit(wal, WAL, frames, {2: b"y" * PAGE_SIZE}, 2)
     mount.fsync(wal)
     assert mount.database("a.db").log.durable_txid == 4
+
+
+def test_where_commits_are_no_longer_synced_no_sync_is_begun(mount: FuselessMount, disk: CountingDisk) -> None:
+    """After `synchronous` was set from FULL to NORMAL one sync too many is begun, and no more."""
+    _, wal = mount.make_wal_database()
+    frames = mount.wal_commit(wal, WAL, 0, {2: bytes(PAGE_SIZE)}, 2)
+    mount.fsync(wal)
+    frames = mount.wal_commit(wal, WAL, frames, {2: b"x" * PAGE_SIZE}, 2)
+    mount.do(mount.loop.drive(iter_until(partial(is_durable, mount, 3))))
+    disk.syncs.clear()
+    for byte in range(3):
+        frames = mount.wal_commit(wal, WAL, frames, {2: bytes([byte]) * PAGE_SIZE}, 2)
+        mount.do(mount.loop.drive(iter_turns(20)))
+    assert disk.syncs == []
+
+
+def test_each_synced_commit_has_its_sync_begun_early(mount: FuselessMount, disk: CountingDisk) -> None:
+    _, wal = mount.make_wal_database()
+    frames = mount.wal_commit(wal, WAL, 0, {2: bytes(PAGE_SIZE)}, 2)
+    mount.fsync(wal)
+    for txid in (3, 4, 5):
+        frames = mount.wal_commit(wal, WAL, frames, {2: bytes([txid]) * PAGE_SIZE}, 2)
+        mount.do(mount.loop.drive(iter_until(partial(is_durable, mount, txid))))
+        mount.fsync(wal)
 
 
 def test_a_wal_sync_that_fails_stops_the_process(mount: FuselessMount, disk: CountingDisk) -> None:
