@@ -13,11 +13,10 @@ from litefs.storage.disk import Disk
 from litefs.storage.log_reader import LogReader
 from litefs.storage.set_aside import SET_ASIDE_MAX
 from litefs.storage.store import Store
-
 from tests.support.faulty_disk import QuickDisk
 from tests.support.storage_world import World
 
-Damage = Callable[[Path], object]
+Damage = Callable[[Path], None]
 
 
 def flip(path: Path, offset: int) -> None:
@@ -28,6 +27,11 @@ def flip(path: Path, offset: int) -> None:
 
 def cut(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
+
+
+def remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink()
 
 
 def only_segment(directory: Path) -> Path:
@@ -52,7 +56,7 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "a state cut short": (lambda d: cut(d / "state", 30), "a.db/state", "wrong checksum"),
     "an empty state": (lambda d: cut(d / "state", 0), "a.db/state", "wrong checksum"),
     "neither state nor log": (
-        lambda d: ((d / "state").unlink(), only_segment(d).unlink()),
+        lambda d: remove(d / "state", only_segment(d)),
         "a.db",
         "the database file holds 4096 bytes, and neither state file nor log say what they are",
     ),
@@ -72,13 +76,13 @@ each_damage = pytest.mark.parametrize(("damage", "path", "reason"), DAMAGES.valu
 def root(tmp_path: Path) -> Path:
     """A data directory with S = 2 and images 3 to 5 in the only segment of its log, and a healthy second database."""
     world = World(tmp_path, QuickDisk())
-    for name in ("a.db", "b.db"):
-        player = world.player(name)
+    players = [world.player(name) for name in ("a.db", "b.db")]
+    for player in players:
         world.commit(player, range(1, 5))
         world.commit(player, [2])
-        world.tidy()
-        database = world.database(name)
-        assert database.base_txid == 2
+    world.tidy()
+    for player in players:
+        assert world.database(player.name).base_txid == 2
         for pgno in (2, 3, 2):
             world.commit(player, [pgno])
     assert not world.refusals

@@ -9,7 +9,6 @@ from litefs.formats.ltx_decoder import decode_image
 from litefs.storage.log_reader import LogReader
 from litefs.storage.served import ServedDatabase
 from litefs.storage.steps import run
-
 from tests.support.faulty_disk import EVERYTHING, NOTHING_UNSYNCED, FaultyDisk
 from tests.support.sqlite_player import Player
 from tests.support.storage_world import SEGMENT_BYTES, World, examine

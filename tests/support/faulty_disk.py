@@ -14,6 +14,7 @@ What the model assumes of a disk and a file system, and no more:
 
 import errno
 import fnmatch
+import itertools
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +60,7 @@ class _Change:
         edges = [self.offset, *range(self.offset - self.offset % SECTOR_BYTES + SECTOR_BYTES, end, SECTOR_BYTES), end]
         return [
             _Change(start, self.data[start - self.offset : stop - self.offset])
-            for start, stop in zip(edges, edges[1:], strict=False)
+            for start, stop in itertools.pairwise(edges)
         ]
 
 

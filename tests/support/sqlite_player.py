@@ -12,7 +12,7 @@ from enum import Enum
 
 from litefs.errors import CommitRefusedError
 from litefs.formats.journal import JOURNAL_HEADER_SIZE, JOURNAL_MAGIC, JournalReader, JournalWriter
-from litefs.formats.sqlite_header import DATABASE_MAGIC
+from litefs.formats.sqlite_header import DATABASE_MAGIC, page_size_of
 from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, encode_frame_header
 from litefs.storage.disk import Disk
 from litefs.storage.scratch import ScratchFile
@@ -89,7 +89,7 @@ class Player:
         """Reads the database anew, as a connection that has just been opened."""
         data = self.served.read(0, self.served.size)
         if data:
-            self.page_size = int.from_bytes(data[16:18], "big")
+            self.page_size = page_size_of(data)
         self.pages = [data[at : at + self.page_size] for at in range(0, len(data), self.page_size)]
         self.wal = bool(data) and data[18] == 2
         self._counter = _U32.unpack_from(data, 24)[0] if data else 0
@@ -187,7 +187,7 @@ class Player:
 
     def commit_bytes(self, data: bytes, *, sync: bool = True) -> None:
         """Commits a state of another page size: written, as SQLite does, in pages of the old one."""
-        old, page_size = self.pages, int.from_bytes(data[16:18], "big")
+        old, page_size = self.pages, page_size_of(data)
         try:
             padded = data.ljust(-(-len(data) // self.page_size) * self.page_size, b"\0")
             self.begin([padded[at : at + self.page_size] for at in range(0, len(padded), self.page_size)], sync=sync)

@@ -39,6 +39,7 @@ OVERLAY_BYTES = 60 << 10
 """Small, so that a large transaction, one of more than 64 pages, spills a few of them."""
 
 NEVER = 1e18
+A_LONG_TIME_S = 1e6
 
 SCRATCH_LABELS = ("overlay.", "scratch.")
 """Calls on files without a name: no crash finds anything of them."""
@@ -122,6 +123,7 @@ class World:
         self.store = Store(self.data_dir, disk, settings, self.gate)
         self.housekeeper = Housekeeper(0.0)
         self.refusals: list[str] = []
+        self.now_s = 0.0
         try:
             self.store.open(lambda name, done, total: None)
         except BaseException:
@@ -269,9 +271,10 @@ class World:
             promise.durable = promise.last
             run(self.housekeeper.prepare_segment(database))
             with self.refusable():
-                self.housekeeper.checkpoint_due(database, 0.0)
-                if self.housekeeper.checkpoint_due(database, NEVER):
-                    run(self.housekeeper.checkpoint(database, NEVER))
+                self.housekeeper.checkpoint_due(database, self.now_s)
+                self.now_s += A_LONG_TIME_S
+                if self.housekeeper.checkpoint_due(database, self.now_s):
+                    run(self.housekeeper.checkpoint(database, self.now_s))
                 self.housekeeper.forget(database, NEVER)
 
 
