@@ -241,7 +241,6 @@ class LinkServer:
             page_n=request.page_n,
             timestamp_ms=request.timestamp_ms,
             after_txid=database.log.last_txid,
-            exists=request.page_n > 0,
         )
         directory = self._store.directory(name)
         disk = self._store.disk
