@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.sqlite_suite.build import SuiteUnavailableError, obtain_testfixture
 from tests.sqlite_suite.compare import Comparison, compare_file
-from tests.sqlite_suite.files import ALL_FILES, QUICK_FILES, SUITE_SETTINGS
+from tests.sqlite_suite.files import ALL_FILES, EXCLUDED_FILES, QUICK_FILES, SUITE_SETTINGS
 from tests.support.filesystem_node import FilesystemNode
 
 
@@ -54,6 +54,9 @@ def main() -> int:
         if differing and arguments.verbose:
             print(node.log_text()[-8000:])
     print(f"{len(names) - differing} of {len(names)} files as on ext4")
+    for name, reason in EXCLUDED_FILES.items():
+        if not arguments.files:
+            print(f"not run: {name}, which {reason}")
     return 1 if differing else 0
 
 
