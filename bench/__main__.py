@@ -8,6 +8,7 @@ AGAINST=PATH python -m bench                a third column: another `litefs` bin
 import argparse
 import sys
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 
 from bench import concurrency, rates, replication, report, sizes
@@ -32,10 +33,9 @@ def measure(
             for name, command in columns.items()
             if (command or workload.bare) and (name != "other" or not workload.environment)
         ]
-        for number in range(min(rounds, workload.rounds_max)):
-            for target in targets:
-                for metric, value in workload.measure(target, Round(number=number, seconds=seconds)).items():
-                    samples.setdefault(metric, {}).setdefault(target.name, []).append(value)
+        for number, target in product(range(min(rounds, workload.rounds_max)), targets):
+            for metric, value in workload.measure(target, Round(number=number, seconds=seconds)).items():
+                samples.setdefault(metric, {}).setdefault(target.name, []).append(value)
     return samples
 
 

@@ -38,9 +38,9 @@ def _checksum_of_file(path: str, page_size: int, newer: dict[int, bytes]) -> tup
     with open(path, "rb", buffering=0) as file:
         while piece := bytearray(file.read(pages_per_piece * page_size)):
             first = len(checksums) + 1
-            for index in range(len(piece) // page_size):
-                if first + index in newer:
-                    piece[index * page_size : (index + 1) * page_size] = newer.pop(first + index)
+            following = first + len(piece) // page_size
+            for pgno in [pgno for pgno in newer if first <= pgno < following]:
+                piece[(pgno - first) * page_size : (pgno - first + 1) * page_size] = newer.pop(pgno)
             digest.update(piece)
             checksums += page_checksums(memoryview(piece), page_size, first)
     for pgno in range(len(checksums) + 1, max(newer, default=0) + 1):

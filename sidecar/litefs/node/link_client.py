@@ -10,7 +10,6 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TypeGuard
 
 import msgspec
 
@@ -87,11 +86,7 @@ class LinkClient:
     def _read(self) -> None:
         try:
             while data := self._socket.recv(RECEIVE_BYTES):
-                for message in self._decoder.feed(data):
-                    if _is_event(message):
-                        self._on_event(message)
-                    else:
-                        self._waiting.popleft().put(message)
+                self._take(self._decoder.feed(data))
         except OSError:
             pass
         except FormatError:
@@ -104,6 +99,9 @@ class LinkClient:
             answer.put(None)
         self._on_closed()
 
-
-def _is_event(message: m.FilesystemMessage) -> TypeGuard[Event]:
-    return isinstance(message, m.Committed | m.ShmCreated)
+    def _take(self, messages: list[m.FilesystemMessage]) -> None:
+        for message in messages:
+            if isinstance(message, m.Committed | m.ShmCreated):
+                self._on_event(message)
+            else:
+                self._waiting.popleft().put(message)
