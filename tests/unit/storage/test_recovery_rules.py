@@ -1,0 +1,166 @@
+"""What a start makes of a log that a power cut left in pieces, and what it must not leave for the next start."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from litefs.storage.disk import Buffer
+from litefs.storage.log_reader import ImageRef, LogReader
+from tests.support.faulty_disk import NOTHING_UNSYNCED, FaultyDisk, QuickDisk
+from tests.support.sqlite_player import Player
+from tests.support.storage_world import NEVER, World, examine
+
+
+def image(root: Path, txid: int) -> ImageRef:
+    """Where an image of the first database lies."""
+    reader = LogReader(root / "dbs/a.db/log")
+    try:
+        return next(reader.images(txid, txid))
+    finally:
+        reader.close()
+
+
+def spoil(root: Path, txid: int) -> None:
+    """A power cut took the last sector of an image that nobody was promised."""
+    ref = image(root, txid)
+    with ref.path.open("r+b") as segment:
+        segment.seek(ref.offset + ref.size - 16)
+        segment.write(os.urandom(16))
+
+
+def content(world: World) -> tuple[int, bytes]:
+    """The position of the first database, and its bytes."""
+    served = world.store.databases["a.db"]
+    return served.database.txid, served.read(0, 1 << 30)
+
+
+def unsynced_commits(world: World, sizes: list[int]) -> list[bytes]:
+    """Transactions with `synchronous=OFF` that write so many pages each; returns the states after them."""
+    player = world.player()
+    states = []
+    for size in sizes:
+        world.commit(player, range(1, size + 1), sync=False)
+        states.append(player.content)
+    assert not world.refusals
+    return states
+
+
+def test_the_log_ends_at_a_gap_between_its_segments(tmp_path: Path) -> None:
+    """The end of one segment is lost, the next one survived: neither of its images counts."""
+    world = World(tmp_path, QuickDisk())
+    states = unsynced_commits(world, [4, 4, 22, 2])
+    world.close()
+    assert image(tmp_path, 2).path != image(tmp_path, 3).path
+    ref = image(tmp_path, 2)
+    with ref.path.open("r+b") as segment:
+        segment.truncate(ref.offset - 64)  # the record's header, too
+    world = World(tmp_path, QuickDisk())
+    assert content(world) == (1, states[0])
+    world.close()
+
+
+def test_what_lies_behind_the_end_of_the_log_does_not_come_back(tmp_path: Path) -> None:
+    """Image 2 is torn; the next life writes another image 2 of the same length, before the old image 3."""
+    world = World(tmp_path, QuickDisk())
+    unsynced_commits(world, [4, 4, 4])
+    world.close()
+    spoil(tmp_path, 2)
+    for _ in range(2):
+        world = World(tmp_path, QuickDisk())
+        player = Player(world.store, seed=2, create=False)
+        if world.database().txid == 1:
+            world.commit(player, range(1, 5), sync=False)
+        assert not world.refusals
+        assert content(world) == (2, player.content)
+        world.close()
+
+
+def test_a_start_makes_durable_what_it_lays_over_the_base(tmp_path: Path) -> None:
+    """The process died, its successor recovered, and then the power failed: base and log must still fit."""
+    live = tmp_path / "live"
+    live.mkdir()
+    disk = FaultyDisk(live)
+    world = World(live, disk)
+    player = world.player()
+    world.commit(player, range(1, 5))
+    world.tidy()
+    world.commit(player, [2, 3], sync=False)
+    world.close()
+    world = World(live, disk, world.promises)
+    assert world.database().txid == 2
+    disk.sync("written back", world.database().base.fd)  # by the kernel, which asks nobody
+    left = tmp_path / "left"
+    disk.leave(NOTHING_UNSYNCED, left)
+    world.close()
+    examine(left, world.promises)
+
+
+class FailingOnce(QuickDisk):
+    """A disk on which one sync of the base file fails."""
+
+    def __init__(self) -> None:
+        self.failures = 1
+
+    def sync(self, label: str, fd: int) -> None:
+        if label == "base.sync" and self.failures:
+            self.failures -= 1
+            raise OSError(errno.EIO, "injected")
+        super().sync(label, fd)
+
+
+def test_s_never_moves_again_after_a_sync_of_the_base_failed(tmp_path: Path) -> None:
+    """What the failed sync lost is not written again by one that succeeds: only a start lays the log over it."""
+    world = World(tmp_path, FailingOnce())
+    world.commit(world.player(), range(1, 5))
+    for _ in range(3):
+        world.tidy()
+    assert world.database().base_txid == 0
+    world.close()
+
+
+def test_a_snapshot_keeps_the_images_it_may_need(tmp_path: Path) -> None:
+    """Retention never removes an image after the S that an open snapshot began from."""
+    world = World(tmp_path, QuickDisk())
+    player = world.player()
+    world.commit(player, range(1, 8))
+    world.database().base.open_aside(1, 1, 0, 7)
+    for _ in range(8):
+        world.commit(player, range(1, 8))
+    world.tidy()
+    assert world.database().base_txid == 9
+    assert world.database().log.first_txid() == 1
+    world.database().base.close_aside(1)
+    world.housekeeper.forget(world.database(), NEVER)
+    assert world.database().log.first_txid() > 1
+    world.close()
+
+
+class WritesAndFails(QuickDisk):
+    """A disk that writes all of one image, and then says that it did not."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def write(self, label: str, fd: int, data: Buffer, offset: int) -> None:
+        super().write(label, fd, data, offset)
+        if label in ("log.append", "log.append_header") and self.failures:
+            self.failures -= 1
+            raise OSError(errno.EIO, "injected")
+
+
+@pytest.mark.parametrize("page_n", [4, 80], ids=["small", "streamed"])
+def test_an_image_that_was_refused_does_not_come_back(tmp_path: Path, page_n: int) -> None:
+    """The application was told that its transaction failed, whatever the disk holds of it."""
+    disk = WritesAndFails()
+    world = World(tmp_path, disk)
+    player = world.player()
+    world.commit(player, range(1, 5))
+    disk.failures = 1
+    world.commit(player, range(1, page_n + 1))
+    assert len(world.refusals) == 1
+    world.close()
+    world = World(tmp_path, QuickDisk())
+    assert content(world) == (1, player.content)
+    world.close()
