@@ -1,0 +1,149 @@
+"""A replica's side: images into the log, then their pages through the mount."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from litefs.errors import CommitRefusedError, NotPrimaryError, PositionMismatchError
+from litefs.storage.followed import append_image, append_spooled
+from litefs.storage.log_reader import LogReader
+from litefs.storage.steps import run
+from tests.support.faulty_disk import EVERYTHING, NOTHING_UNSYNCED, FaultyDisk
+from tests.support.sqlite_player import PAGE_SIZE, Player
+from tests.support.storage_world import World, examine
+
+
+@pytest.fixture
+def images(world: World) -> list[bytes]:
+    """Images 1 to 4 of a primary's database, the second a large one, the third a shrinking one."""
+    player = world.player()
+    for pgnos, page_n in ((range(1, 5), None), (range(2, 100), None), ([2], 50), ([3], None)):
+        world.commit(player, pgnos, page_n)
+    reader = LogReader(world.database().log.directory)
+    found = [reader.read(ref, 0, ref.size) for ref in reader.images(1, 4)]
+    reader.close()
+    return found
+
+
+@pytest.fixture
+def primary(world: World, images: list[bytes]) -> World:
+    """The world that the images are of."""
+    return world
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Iterator[World]:
+    root = tmp_path / "replica"
+    root.mkdir()
+    world = World(root, FaultyDisk(root), primary=False)
+    world.store.create("a.db")
+    yield world
+    world.close()
+
+
+def states_of(primary: World) -> dict[int, bytes]:
+    return primary.promises.of("a.db").states
+
+
+def apply(replica: World, content: bytes) -> None:
+    """What the applier does for one image: a transaction in rollback mode, without syncs."""
+    player = Player(replica.store, "a.db", create=False)
+    after = [content[at : at + PAGE_SIZE] for at in range(0, len(content), PAGE_SIZE)]
+    player.commit(after, sync=False)
+
+
+def test_the_position_moves_when_the_pages_are_there(primary: World, replica: World, images: list[bytes]) -> None:
+    database = replica.database()
+    for txid, image in enumerate(images, 1):
+        assert append_image(database, image) == txid
+        assert (database.txid, database.logged_txid) == (txid - 1, txid)
+        apply(replica, states_of(primary)[txid])
+        assert (database.txid, database.logged_txid) == (txid, txid)
+    assert database.checksum == primary.database().checksum
+    assert replica.store.databases["a.db"].read(0, 1 << 20) == states_of(primary)[4]
+    reader = LogReader(database.log.directory)
+    assert [reader.read(ref, 0, ref.size) for ref in reader.images(1, 4)] == images
+    reader.close()
+
+
+def test_images_may_wait_in_the_log_and_a_restart_applies_them(
+    primary: World, replica: World, images: list[bytes], tmp_path: Path
+) -> None:
+    database = replica.database()
+    for image in images[:3]:
+        append_image(database, image)
+    assert (database.txid, database.logged_txid) == (0, 3)
+    apply(replica, states_of(primary)[1])
+    run(database.sync_log())
+    promise = replica.promises.of("a.db")
+    promise.states = {3: states_of(primary)[3]}
+    promise.durable = promise.last = 3
+    assert isinstance(replica.disk, FaultyDisk)
+    for seed in (NOTHING_UNSYNCED, EVERYTHING, 5):
+        replica.disk.leave(seed, tmp_path / f"left{seed}")
+        examine(tmp_path / f"left{seed}", replica.promises)
+
+
+def test_a_spooled_image_is_taken_as_it_is(primary: World, replica: World, images: list[bytes]) -> None:
+    database = replica.database()
+    for txid, image in enumerate(images, 1):
+        (replica.root / "spool/image").write_bytes(image)
+        assert run(append_spooled(database, replica.root / "spool/image")) == txid
+        apply(replica, states_of(primary)[txid])
+    assert database.txid == 4
+    reader = LogReader(database.log.directory)
+    assert [reader.read(ref, 0, ref.size) for ref in reader.images(1, 4)] == images
+    reader.close()
+
+
+@pytest.mark.parametrize("order", [(1,), (0, 0), (0, 2), (0, 1, 1)])
+def test_what_does_not_follow_is_refused(replica: World, images: list[bytes], order: tuple[int, ...]) -> None:
+    database = replica.database()
+    for index in order[:-1]:
+        append_image(database, images[index])
+    with pytest.raises(PositionMismatchError):
+        append_image(database, images[order[-1]])
+    assert database.logged_txid == len(order) - 1
+    assert database.log.last_txid == len(order) - 1
+
+
+def test_pages_that_are_not_those_of_the_image_are_refused(primary: World, replica: World, images: list[bytes]) -> None:
+    database = replica.database()
+    append_image(database, images[0])
+    content = bytearray(states_of(primary)[1])
+    content[3000] ^= 1
+    with pytest.raises(CommitRefusedError, match="image 0000000000000001 wants"):
+        apply(replica, bytes(content))
+    assert (database.txid, database.logged_txid) == (0, 1)
+    apply(replica, states_of(primary)[1])
+    assert database.txid == 1
+
+
+def test_a_replica_takes_no_transaction_of_its_own(primary: World, replica: World, images: list[bytes]) -> None:
+    append_image(replica.database(), images[0])
+    apply(replica, states_of(primary)[1])
+    player = Player(replica.store, "a.db", create=False)
+    with pytest.raises(NotPrimaryError):
+        player.commit(player.change([2]))
+    assert replica.database().log.last_txid == 1
+
+
+def test_no_image_is_taken_beside_a_transaction_that_was_prepared_before_the_demotion(world: World) -> None:
+    player = world.player()
+    world.commit(player, range(1, 5))
+    after = player.change([2])
+    player.begin(after, sync=True)
+    player.write_pages(after, sync=True)
+    other = world.player("other.db")
+    reader = LogReader(world.database().log.directory)
+    (ref,) = reader.images(2, 2)
+    image = reader.read(ref, 0, ref.size)
+    reader.close()
+    assert other.served.database.txid == 0
+    world.gate.primary_until = 0.0
+    with pytest.raises(OSError, match="prepared"):
+        append_image(world.database(), image)
+    player.roll_back()
+    append_image(world.database(), image)
+    assert (world.database().txid, world.database().logged_txid) == (1, 2)
