@@ -2,11 +2,13 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from litefs.storage.disk import Buffer
+from litefs.storage.log_format import RECORD_HEADER_SIZE, STATE_OFFSET, RecordState
 from litefs.storage.log_reader import ImageRef, LogReader
 from tests.support.faulty_disk import NOTHING_UNSYNCED, FaultyDisk, QuickDisk
 from tests.support.sqlite_player import Player
@@ -163,4 +165,24 @@ def test_an_image_that_was_refused_does_not_come_back(tmp_path: Path, page_n: in
     world.close()
     world = World(tmp_path, QuickDisk())
     assert content(world) == (1, player.content)
+    world.close()
+
+
+def test_a_decision_outlives_the_database_that_it_was_written_in(tmp_path: Path) -> None:
+    """A power cut left the other members prepared; once a start has counted them, they count by themselves."""
+    world = World(tmp_path, QuickDisk())
+    players = [world.player(name) for name in ("b.db", "a.db")]
+    world.commit_together(players, [1, 2])
+    decided = players[1].content
+    world.close()
+    ref = image(tmp_path, 1)
+    with ref.path.open("r+b") as segment:
+        segment.seek(ref.offset - RECORD_HEADER_SIZE + STATE_OFFSET)
+        segment.write(bytes([RecordState.PREPARED]))
+    world = World(tmp_path, QuickDisk())
+    assert content(world) == (1, decided)
+    world.close()
+    shutil.rmtree(tmp_path / "dbs/b.db")
+    world = World(tmp_path, QuickDisk())
+    assert content(world) == (1, decided)
     world.close()
