@@ -1,11 +1,11 @@
 """Starts the filesystem process and the node process, restarts them, and winds everything up.
 
 Strategy: one thread, one `poll` over pidfds, control sockets and a signal pipe. Nothing here waits for a child while
-the node runs: each death is an event, each start is due at a time. Only the final wind-up is a straight sequence, every
-wait of which has a bound.
+the node runs, but for the last act of a node process whose mount is dead: each death is an event, each start is due at
+a time. Only the final wind-up is a straight sequence, every wait of which has a bound.
 
     node process dies        → NewLink to the filesystem process, then reap, then start a new node process
-    filesystem process dies  → abort and detach the mount, kill the node process; when it is reaped too, start both
+    filesystem process dies  → abort and detach the mount, end the node process; when it is reaped too, start both
     application ends         → wind up with its exit code
     SIGTERM, SIGINT          → to the application, which is waited for; without one, wind up
 
@@ -30,6 +30,8 @@ from litefs.cli.plan import Plan
 
 RESTART_DELAY_FIRST_S = 0.1
 RESTART_DELAY_MAX_S = 5.0
+NODE_LAST_ACT_S = 0.2
+"""The node process notices a dead filesystem process at once and then ends by itself."""
 STABLE_AFTER_S = 10.0  # a child that lived this long starts its back-off anew
 START_ATTEMPTS = 5  # deaths before the node was ever ready: 1.5 s of attempts, then the container runtime's turn
 EXIT_CONFIG_REFUSED = 2  # no second attempt changes this
@@ -254,6 +256,8 @@ class Supervisor:
         self._connection = None  # the number may soon be somebody else's mount
         self._detach()
         if self._node is not None:
+            # It has something to do that no other process can: to void the wal-indexes that applications have mapped.
+            self._node.wait(NODE_LAST_ACT_S)
             self._node.kill(signal.SIGKILL)
         self._node_due_at = None
         self._filesystem_due_at = self._after_death(filesystem, self._filesystem_backoff)
