@@ -19,6 +19,14 @@ from tests.sqlite_suite.files import ALL_FILES, EXCLUDED_FILES, QUICK_FILES, SUI
 from tests.support.filesystem_node import FilesystemNode
 
 
+def _living_mount(node: FilesystemNode) -> Path:
+    """Returns the mount, started again if the last file of the suite was too much for it."""
+    if not node.is_alive:
+        node.stop()
+        node.start()
+    return node.mount_dir
+
+
 def main() -> int:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(prog="tests/sqlite_suite/run", description=(__doc__ or "").splitlines()[0])
@@ -42,10 +50,7 @@ def main() -> int:
         differing = 0
         try:
             for name in names:
-                if arguments.on is None and not node.is_alive:
-                    node.stop()
-                    node.start()
-                under_test = arguments.on.resolve() if arguments.on else node.mount_dir
+                under_test = arguments.on.resolve() if arguments.on else _living_mount(node)
                 comparison = compare_file(fixture, name, bare, under_test, on_timeout=node.free)
                 _print(comparison, verbose=arguments.verbose)
                 differing += not comparison.is_same
