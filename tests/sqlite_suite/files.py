@@ -58,3 +58,7 @@ EXCLUDED_FILES: dict[str, str] = {
     "pager4": "renames the database under an open connection and goes on with journal_mode=OFF",
 }
 """Files that end at their first difference, so that nothing can be said about the rest of them."""
+
+LOCK_BYTE = "0x40000000"
+LOCK_BYTES = {"backup": "0x0010000"}
+"""Where a file wants SQLite's lock bytes: backup fills databases up to them, which at 1 GiB takes for ever."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.sqlite_suite.build import Testfixture
+from tests.sqlite_suite.files import LOCK_BYTE, LOCK_BYTES
 
 FILE_TIMEOUT_S = 180.0
 """The slowest file takes 15 s on ext4; a mount may be ten times slower before it counts as hung."""
@@ -67,7 +68,11 @@ def run_file(
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sqlite-suite-") as scratch:
         command = [*_without_overriding_permissions(), str(fixture.program), str(fixture.test_dir / f"{name}.test")]
-        environment = os.environ | {"SQLITE_TESTDIR": str(directory), "SQLITE_SCRATCH": scratch}
+        environment = os.environ | {
+            "SQLITE_TESTDIR": str(directory),
+            "SQLITE_SCRATCH": scratch,
+            "SQLITE_LOCK_BYTE": LOCK_BYTES.get(name, LOCK_BYTE),
+        }
         output_path = Path(scratch) / "output"
         with output_path.open("wb") as output_file:
             child = subprocess.Popen(

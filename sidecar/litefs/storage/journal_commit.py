@@ -230,13 +230,15 @@ class RollbackJournal:
     def _plan_page_size(self, overlay: Overlay, group: int) -> Steps[Prepared]:
         """Prepares a whole new state: no image can carry pages of another size than those it follows."""
         database, page_size = self.database, self._page_size(overlay)
-        if group or page_size not in PAGE_SIZES or database.size % page_size:
+        # Page 1 says how much of the file is the new state: SQLite cuts the rest off after the commit.
+        size = page_n_of(self._page(overlay, 1)) * page_size
+        if group or page_size not in PAGE_SIZES or not 0 < size <= database.size:
             raise CommitRefusedError(
-                f"{database.name}: {database.size} bytes, pages of {overlay.page_size} become pages of {page_size}"
+                f"{database.name}: {size} of {database.size} bytes, pages of {overlay.page_size} become {page_size}"
             )
         if not database.gate.is_open:
             raise NotPrimaryError(f"{database.name}: this node is not the primary")
-        planned = yield from plan_from(database, page_size, database.size, self.read)
+        planned = yield from plan_from(database, page_size, size, self.read)
         return Prepared(
             txid=planned.state.base_txid,
             post_apply=planned.state.checksum,
