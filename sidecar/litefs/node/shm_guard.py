@@ -19,7 +19,9 @@ UNUSED_OFFSET = 132
 
 MAPPED_BYTES = 4096
 SIZE_TIMEOUT_S = 2.0
-"""SQLite makes the file empty and extends it a moment later."""
+POLL_S = 0.002
+"""We hear of the file while it is being made: the kernel believes a little longer that there is none, and SQLite
+extends it a moment later."""
 
 _log = logging.getLogger("litefs.node")
 
@@ -58,18 +60,27 @@ class ShmGuard:
             try:
                 self._map(name)
             except OSError as error:
-                _log.debug("%s-shm: %s", name, error)
+                _log.warning("%s-shm: not kept: %s", name, error)
 
     def _map(self, name: str) -> None:
-        fd = os.open(os.path.join(self._mount_dir, name + "-shm"), os.O_RDWR | os.O_CLOEXEC)
+        deadline = time.monotonic() + SIZE_TIMEOUT_S
+        fd = self._open(name, deadline)
         try:
-            deadline = time.monotonic() + SIZE_TIMEOUT_S
             while os.fstat(fd).st_size < MAPPED_BYTES:
                 if time.monotonic() > deadline:
                     return
-                time.sleep(0.005)
+                time.sleep(POLL_S)
             mapped = mmap.mmap(fd, MAPPED_BYTES)
         finally:
             os.close(fd)
         mapped[UNUSED_OFFSET : UNUSED_OFFSET + 4] = bytes(4)
         self._maps[name] = mapped
+
+    def _open(self, name: str, deadline: float) -> int:
+        while True:
+            try:
+                return os.open(os.path.join(self._mount_dir, name + "-shm"), os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)

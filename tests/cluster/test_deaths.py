@@ -1,0 +1,212 @@
+"""SIGKILL of any process of either node, under load: the node is back, nothing acknowledged is lost, the replica follows.
+
+An application that loses its mount gets errors and opens the database again; so do the writers here. What a writer was
+told is committed with `synchronous=FULL` must be there afterwards. Clients keep the wal-index mapped on both nodes all
+the time: none of them may die of a signal.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import Cluster, await_true
+from tests.support.fuse_mounts import connection_number
+from tests.support.litefs_node import LitefsNode, Pair
+from tests.support.scenario import Session
+from tests.support.sql_client import SqlError
+
+FILESYSTEM = "litefs.cli.filesystem_process"
+NODE = "litefs.cli.node_process"
+KILLS = 3
+
+
+class Writer:
+    """An application that inserts numbered rows, reconnecting after errors, and notes what was acknowledged."""
+
+    def __init__(self, session: Session, mode: str) -> None:
+        """Makes the table."""
+        self.session = session
+        self.process = session.process()
+        self.acknowledged: set[int] = set()
+        self.outage_s = 0.0
+        self._stopping = threading.Event()
+        connection = session.connect(process=self.process)
+        connection.sql(f"PRAGMA journal_mode = {mode}")
+        connection.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)")
+        connection.close()
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends; raises what the writer met other than errors of SQLite."""
+        self._stopping.set()
+        self._thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def _run(self) -> None:
+        row = 0
+        connection = None
+        last = time.monotonic()
+        while not self._stopping.is_set():
+            row += 1
+            try:
+                if connection is None:
+                    connection = self.session.connect(process=self.process, busy_timeout_ms=2000)
+                    connection.unrecorded("PRAGMA synchronous = FULL")
+                connection.unrecorded("INSERT INTO t VALUES (?, randomblob(1500))", row)
+            except SqlError:
+                if connection is not None:
+                    connection.close()
+                connection = None
+                self._stopping.wait(0.01)
+            except BaseException as error:  # noqa: BLE001 - it is raised by `stop`
+                self.failure = error
+                return
+            else:
+                self.acknowledged.add(row)
+                self.outage_s = max(self.outage_s, time.monotonic() - last)
+                last = time.monotonic()
+
+
+class Reader(Writer):
+    """An application of the replica that reads all the time: the newest row, and that rows never vanish."""
+
+    def __init__(self, session: Session) -> None:
+        """Opens nothing yet."""
+        self.session = session
+        self.process = session.process()
+        self.read_n = 0
+        self.outage_s = 0.0
+        self._stopping = threading.Event()
+        self.failure = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        connection = None
+        newest = 0
+        last = time.monotonic()
+        while not self._stopping.is_set():
+            try:
+                if connection is None:
+                    connection = self.session.connect(process=self.process, busy_timeout_ms=2000)
+                ((found, count),) = connection.unrecorded("SELECT max(id), count(*) FROM t")
+                assert int(str(found or 0)) >= newest, f"row {newest} was seen, now the newest is {found} of {count}"
+                newest = int(str(found or 0))
+                self.read_n += 1
+                self.outage_s = max(self.outage_s, time.monotonic() - last)
+                last = time.monotonic()
+                self._stopping.wait(0.002)
+            except SqlError:
+                if connection is not None:
+                    connection.close()
+                connection = None
+                self._stopping.wait(0.01)
+            except BaseException as error:  # noqa: BLE001 - it is raised by `stop`
+                self.failure = error
+                return
+
+
+@pytest.fixture
+def quick_cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Two running nodes of this test alone that reconnect at once."""
+    pair = Pair(tmp_path / "pair")
+    pair.replica.config_path.write_text(pair.replica.config_path.read_text() + '  reconnect-delay: "20ms"\n')
+    pair.start()
+    cluster = Cluster(pair, "load")
+    yield cluster
+    cluster.close()
+    pair.stop()
+    for node in (pair.primary, pair.replica):
+        request.node.add_report_section("teardown", f"log of the {node.root.name}", node.log_tail())
+        assert connection_number(node.mount_dir) is None, "a mount is left behind"
+
+
+def _kill(node: LitefsNode, what: str) -> None:
+    pid = node.pid if what == "supervisor" else node.child_pid(what)
+    pids = node.pids()
+    os.kill(pid, signal.SIGKILL)
+    if what == "supervisor":
+        await_true(lambda: not any(_is_running(each) for each in pids), "the processes of a dead supervisor end")
+        assert connection_number(node.mount_dir) is None, "a dead supervisor's mount goes with its processes"
+        node.stop()  # reaps what the test itself started
+        node.start()
+    else:
+        await_true(lambda: _is_replaced(node, what, pid), f"{what} is replaced")
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _is_replaced(node: LitefsNode, what: str, killed: int) -> bool:
+    try:
+        return node.child_pid(what) != killed and connection_number(node.mount_dir) is not None
+    except (AssertionError, FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+@pytest.mark.parametrize("what", [FILESYSTEM, NODE, "supervisor"], ids=lambda what: what.rpartition(".")[2])
+@pytest.mark.parametrize("side", ["primary", "replica"])
+def test_nothing_acknowledged_is_lost_when_a_process_is_killed_under_load(
+    quick_cluster: Cluster, side: str, what: str, mode: str, record_property: Callable[[str, object], None]
+) -> None:
+    cluster = quick_cluster
+    writer = Writer(cluster.writers, mode)
+    writer.start()
+    await_true(lambda: len(writer.acknowledged) > 5, "the writer writes")
+    cluster.sync_any()
+    reader = Reader(cluster.readers)
+    reader.start()
+    try:
+        for _ in range(KILLS):
+            before, read_before = len(writer.acknowledged), reader.read_n
+            _kill(cluster.primary if side == "primary" else cluster.replica, what)
+            await_true(lambda before=before: len(writer.acknowledged) > before + 20, "the writer goes on")  # type: ignore[misc]
+            await_true(lambda before=read_before: reader.read_n > before + 20, "the reader goes on")  # type: ignore[misc]
+    finally:
+        writer.stop()
+        reader.stop()
+    record_property("outage of the writer, s", round(writer.outage_s, 2))
+    record_property("outage of the reader, s", round(reader.outage_s, 2))
+    cluster.check()
+    found = {row[0] for row in cluster.readers.connect().unrecorded("SELECT id FROM t")}
+    assert writer.acknowledged <= found, f"lost: {sorted(writer.acknowledged - found)[:10]}"
+    assert len(found - writer.acknowledged) <= KILLS, "at most the row in flight may come with each kill"
+
+
+@pytest.mark.parametrize("what", [FILESYSTEM, NODE], ids=lambda what: what.rpartition(".")[2])
+def test_an_idle_wal_connection_of_the_replica_notices_a_death_or_goes_on(quick_cluster: Cluster, what: str) -> None:
+    cluster = quick_cluster
+    writer = cluster.writers.connect()
+    writer.sql("PRAGMA journal_mode = WAL")
+    writer.sql("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    writer.sql("INSERT INTO t VALUES (1)")
+    cluster.sync()
+    process = cluster.readers.process()
+    idle = cluster.readers.connect(process=process, busy_timeout_ms=5000)
+    assert idle.sql("SELECT max(id) FROM t") == [[1]]
+    _kill(cluster.replica, what)
+    for row in range(2, 10):
+        writer.sql("INSERT INTO t VALUES (?)", row)
+    cluster.sync()
+    try:
+        assert idle.sql("SELECT max(id) FROM t") == [[9]]
+    except SqlError as error:
+        assert what == FILESYSTEM, error
+        assert error.name.startswith("SQLITE_IOERR")
+    assert cluster.readers.connect(process=process).sql("SELECT max(id) FROM t") == [[9]]
+    cluster.check()
