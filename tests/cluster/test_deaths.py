@@ -1,4 +1,4 @@
-"""SIGKILL of any process of either node, under load: the node is back, nothing acknowledged is lost, the replica follows.
+"""SIGKILL of any process of either node under load: it is back, nothing acknowledged is lost, the replica follows.
 
 An application that loses its mount gets errors and opens the database again; so do the writers here. What a writer was
 told is committed with `synchronous=FULL` must be there afterwards. Clients keep the wal-index mapped on both nodes all

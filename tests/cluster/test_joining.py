@@ -183,7 +183,8 @@ def test_connections_of_the_primary_notice_an_import(own_cluster: Cluster, mode:
     reader = own_cluster.readers.connect()
     assert reader.sql("SELECT count(*) FROM t") == writer.sql("SELECT count(*) FROM t")
     source = tmp_path / "source.db"
-    script = f"PRAGMA journal_mode={mode}; CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB); INSERT INTO t VALUES (1, 'i');"
+    script = f"PRAGMA journal_mode={mode}; CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB);"
+    script += "INSERT INTO t VALUES (1, 'i');"
     children.checked(["sqlite3", source, script], free=own_cluster.primary.free)
     url = f"http://127.0.0.1:{own_cluster.primary.port}/import?name={own_cluster.writers.path().name}"
     children.checked(["curl", "-fsS", "--data-binary", f"@{source}", url], free=own_cluster.primary.free)
