@@ -37,7 +37,6 @@ class Housekeeper:
         Raises:
             OSError: the log could not be synced: the process must stop.
         """
-        database.base.freeze_newest()
         try:
             yield from database.sync_log()
         except OSError as error:

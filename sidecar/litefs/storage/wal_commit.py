@@ -216,7 +216,6 @@ class WalCapture:
     def _rewind(self, index: int) -> None:
         """SQLite writes over committed frame `index`: the state it sees ends before it."""
         self._carry.update(self._pgnos[index:])
-        self._carry |= self.database.stale.difference(self._pgnos[:index])
         del self._pgnos[index:]
         self._pending.clear()
         self._ending = -1

@@ -271,6 +271,22 @@ def test_a_checkpoint_behind_committed_frames_does_not_spoil_a_restart(world: Wo
     assert world.database().base.path.read_bytes() == newest
 
 
+def test_s_stays_while_the_base_shows_a_page_of_a_commit_that_sqlite_lost(world: World, player: Player) -> None:
+    """Page 4 is older again; the base shows the lost one until the checkpoint comes to it."""
+    world.wal_commit(player, [4], sync=True)
+    world.wal_commit(player, [4], sync=True)
+    world.checkpoint_wal(player)
+    player.forget_frames(2)
+    world.wal_commit(player, [2], sync=True)
+    for pgno in (1, 2):
+        player.served.write((pgno - 1) * PAGE_SIZE, player.pages[pgno - 1], by_sqlite=True)
+    world.tidy()
+    assert world.database().base_txid < world.database().txid
+    player.checkpoint()
+    world.tidy()
+    assert world.database().base_txid == world.database().txid
+
+
 def test_the_wal_can_be_removed_and_made_again(world: World, player: Player) -> None:
     replica = ModelReplica(world.database())
     world.wal_commit(player, [2, 3], sync=True)
