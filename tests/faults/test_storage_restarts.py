@@ -134,6 +134,7 @@ def test_an_image_behind_a_lost_one_does_not_come_back(tmp_path: Path) -> None:
         disk = FaultyDisk(again)
         world = World(again, disk)
         assert world.database().txid == 1
+        assert disk.calls.index("recovery.erase") < disk.calls.index("recovery.erase_sync")
         player = Player(world.store, "a.db", seed=seed, create=False)
         states = {1: player.content}
         player.commit(player.change([2]), sync=False)
@@ -204,7 +205,7 @@ def test_a_decided_image_counts_after_the_database_that_decided_has_forgotten_it
     assert a.log.first_txid() > 2
     a.group = 77  # of a later transaction with a third database
     run(_write_state_again(a))
-    disk.leave(NOTHING_UNSYNCED, tmp_path / "third")
+    disk.leave(EVERYTHING, tmp_path / "third")
     world.close()
     world = World(tmp_path / "third", QuickDisk())
     assert world.database("b.db").txid == 2
