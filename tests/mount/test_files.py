@@ -80,6 +80,28 @@ def test_a_database_is_made_again_with_another_page_size(judge: Judge, page_size
     assert judge.compare(scenario)["db"].page_size == page_size
 
 
+@pytest.mark.parametrize(("before", "after"), [(2048, 1024), (512, 4096), (65536, 512)])
+def test_a_database_made_again_with_another_page_size_shrinks_to_its_own_pages(
+    judge: Judge, before: int, after: int
+) -> None:
+    """What of the drop still waits on its way to the disk is counted in pages of the old size."""
+
+    def scenario(session: Session) -> None:
+        for page_size in (before, after):
+            session.run("rm", "-f", session.path())
+            connection = session.connect()
+            connection.sql(f"PRAGMA page_size = {page_size}")
+            connection.sql("PRAGMA auto_vacuum = FULL")
+            connection.sql("CREATE TABLE t (body BLOB)")
+            connection.many("INSERT INTO t VALUES (zeroblob(?))", [[page_size] for _ in range(40)])
+            connection.sql("DELETE FROM t WHERE rowid > 3")
+            connection.sql("PRAGMA integrity_check")
+            session.connect().sql("PRAGMA integrity_check")
+            connection.close()
+
+    judge.compare(scenario)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_database_is_copied_out_of_the_mount(judge: Judge, mode: str) -> None:
     def scenario(session: Session) -> None:

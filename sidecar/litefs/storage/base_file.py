@@ -170,7 +170,7 @@ class BaseFile(Retirable):
 
         Crash: some pages written, some not, some torn: the log after S has them all.
         """
-        page_size = self.page_size
+        page_size = layer.overlay.page_size  # a dropped database may have been made again with another one since
         if layer.overlay.base_limit < self.size:
             self.truncate_file(layer.overlay.base_limit, layer.txid)
         run: list[bytes] = []
@@ -207,8 +207,9 @@ class BaseFile(Retirable):
     def _write_run(self, first: int, run: list[bytes], txid: int) -> None:
         if self.asides:
             self._put_aside(first, len(run), txid)
-        end = (first - 1 + len(run)) * self.page_size
-        self._disk.write_vector("base.write_run", self.fd, run, (first - 1) * self.page_size)
+        start = (first - 1) * len(run[0])
+        end = start + len(run) * len(run[0])
+        self._disk.write_vector("base.write_run", self.fd, run, start)
         self.size = max(self.size, end)
 
     # ---- snapshots ----

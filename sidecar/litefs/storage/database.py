@@ -150,6 +150,7 @@ class Database:
 
     def learn_page_size(self, page_size: int) -> None:
         """Sets the page size of a database that has none yet, or takes another one when it is empty."""
+        self.base.freeze_newest()  # a layer that waits, of a drop for one, counts in pages of the old size
         self.page_size = self.base.page_size = page_size
 
     # ---- commits ----
