@@ -14,7 +14,7 @@ Rules:
     1. A write of a frame header at or behind `committed_end` starts that frame anew: `tail` falls back to it
        (a savepoint was rolled back, a transaction abandoned, or simply the next frame).
     2. A write behind `committed_end` that does not begin at a header rewrites a pending page in place.
-    3. A write before `committed_end` with the bytes that are there, or with a header that differs in its
+    3. A write before `committed_end` with the bytes that are there, or with a header that differs in salts and
        checksum only, means nothing. Any other is a rewind: SQLite recovered the WAL short of frames we
        committed and goes on from an older state; the next image carries every page as SQLite now sees it.
     4. A refused commit leaves `tail` where it was, so that SQLite's second attempt is judged again.
@@ -35,6 +35,8 @@ from litefs.storage.steps import Steps
 from litefs.storage.transaction import SMALL_PAGES_MAX, Change, Prepared
 
 _MEANING = struct.Struct(">IIII")  # pgno, commit and the two salts decide what a frame means; its checksums do not
+_PGNO_AND_COMMIT_SIZE = 8
+_NO_SALTS = (0, 0)
 _WAL_SALTS = struct.Struct(">II")
 
 
@@ -191,8 +193,9 @@ class WalCapture:
         if end - start >= _MEANING.size:
             pgno, commit, *salts = _MEANING.unpack(self._file().read(start, _MEANING.size))
             # A frame with other salts is left from a generation before, or no frame at all: there SQLite stops reading,
-            # so neither it nor what follows it can be of a transaction.
-            if len(self._pending) == index and tuple(salts) == self._salts:
+            # so neither it nor what follows it can be of a transaction. Zeros SQLite writes itself, once it has
+            # rewritten a page in place (rule 2); it writes those headers again behind the commit (rule 3).
+            if len(self._pending) == index and tuple(salts) in (self._salts, _NO_SALTS):
                 self._pending.append(pgno)
                 if commit:
                     self._ending = start
@@ -203,7 +206,7 @@ class WalCapture:
         before = self._file().read(offset, len(data))
         if before == data:
             return None
-        meaning = max(0, _MEANING.size - skip)
+        meaning = max(0, _PGNO_AND_COMMIT_SIZE - skip)
         if skip + len(data) <= FRAME_HEADER_SIZE and before[:meaning] == data[:meaning]:
             self._file().write(offset, data)
             return None

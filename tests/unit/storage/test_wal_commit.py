@@ -117,6 +117,33 @@ def test_headers_written_again_with_other_checksums_mean_nothing(world: World, p
     assert [committed_page(player, pgno) for pgno in (2, 3, 4)] == [page(1), page(2), page(3)]
 
 
+def test_frames_without_salts_count_and_get_them_behind_the_commit(world: World, player: Player) -> None:
+    """SQLite rewrote a page in place: it leaves out salts and checksums from there, and adds them at the end."""
+    replica = ModelReplica(world.database())
+    begin(player)
+    write(player, at(0), frame(2, 0, page(1)))
+    write(player, at(1), frame(3, 0, page(2)))
+    write(player, at(0) + FRAME_HEADER_SIZE, page(3))
+    for index, (pgno, commit, seed) in enumerate(((4, 0, 4), (1, 4, 5)), 2):
+        data = frame(pgno, commit, page(seed))
+        write(player, at(index), data[:8] + bytes(16))
+        write(player, at(index) + FRAME_HEADER_SIZE, data[FRAME_HEADER_SIZE:])
+    assert world.database().txid == 3
+    for index, (pgno, commit, seed) in enumerate(((2, 0, 3), (3, 0, 2), (4, 0, 4), (1, 4, 5))):
+        write(player, at(index), frame(pgno, commit, page(seed))[:FRAME_HEADER_SIZE])
+    write(player, at(4), frame(2, 4, page(6)))
+    assert world.database().txid == 4
+    replica.catch_up()
+    assert replica.pages == [page(5), page(6), page(2), page(4)]
+
+
+def test_frames_of_another_generation_are_no_transaction(world: World, player: Player) -> None:
+    begin(player)
+    data = frame(2, 4, page(1))
+    write(player, at(0), data[:8] + b"\7" * 8 + data[16:])
+    assert world.database().txid == 2
+
+
 def test_a_refusal_is_repeated_and_the_frames_can_be_committed_later(world: World, player: Player) -> None:
     begin(player)
     data = frame(2, 4, page(1))
