@@ -30,7 +30,7 @@ from litefs.cli.plan import Plan
 
 RESTART_DELAY_FIRST_S = 0.1
 RESTART_DELAY_MAX_S = 5.0
-NODE_LAST_ACT_S = 0.2
+NODE_LAST_ACT_S = 0.5
 """The node process notices a dead filesystem process at once and then ends by itself."""
 STABLE_AFTER_S = 10.0  # a child that lived this long starts its back-off anew
 START_ATTEMPTS = 5  # deaths before the node was ever ready: 1.5 s of attempts, then the container runtime's turn
