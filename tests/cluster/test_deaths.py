@@ -199,6 +199,9 @@ def test_an_idle_wal_connection_of_the_replica_notices_a_death_or_goes_on(quick_
     process = cluster.readers.process()
     idle = cluster.readers.connect(process=process, busy_timeout_ms=5000)
     assert idle.sql("SELECT max(id) FROM t") == [[1]]
+    # The node process maps a wal-index soon after it appears; only then can it tell connections of a death.
+    maps = Path(f"/proc/{cluster.replica.child_pid(NODE)}/maps")
+    await_true(lambda: f"{cluster.readers.path()}-shm" in maps.read_text(), "the wal-index is mapped")
     _kill(cluster.replica, what)
     for row in range(2, 10):
         writer.sql("INSERT INTO t VALUES (?)", row)
