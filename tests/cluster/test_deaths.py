@@ -158,6 +158,7 @@ def _is_replaced(node: LitefsNode, what: str, killed: int) -> bool:
         return False
 
 
+@pytest.mark.unsteady
 @pytest.mark.parametrize("mode", ["DELETE", "WAL"])
 @pytest.mark.parametrize("what", [FILESYSTEM, NODE, "supervisor"], ids=lambda what: what.rpartition(".")[2])
 @pytest.mark.parametrize("side", ["primary", "replica"])
@@ -188,6 +189,7 @@ def test_nothing_acknowledged_is_lost_when_a_process_is_killed_under_load(
     assert len(found - writer.acknowledged) <= KILLS, "at most the row in flight may come with each kill"
 
 
+@pytest.mark.unsteady
 @pytest.mark.parametrize("what", [FILESYSTEM, NODE], ids=lambda what: what.rpartition(".")[2])
 def test_an_idle_wal_connection_of_the_replica_notices_a_death_or_goes_on(quick_cluster: Cluster, what: str) -> None:
     cluster = quick_cluster
@@ -207,7 +209,8 @@ def test_an_idle_wal_connection_of_the_replica_notices_a_death_or_goes_on(quick_
         writer.sql("INSERT INTO t VALUES (?)", row)
     cluster.sync()
     try:
-        assert idle.sql("SELECT max(id) FROM t") == [[9]]
+        # The position moves with the last frame, a moment before the wal-index shows it to readers.
+        await_true(lambda: idle.unrecorded("SELECT max(id) FROM t") == [[9]], "the idle connection sees the last row")
     except SqlError as error:
         assert what == FILESYSTEM, error
         assert error.name.startswith("SQLITE_IOERR")

@@ -150,8 +150,7 @@ class Bench:
         self.listener.listen()
         self.listener.settimeout(TIMEOUT_S)
         self.process: subprocess.Popen[str] | None = None
-        self.waiting: list[StandIn] = []
-        self.all: list[StandIn] = []
+        self.waiting, self.all = list[StandIn](), list[StandIn]()
 
     def application(self) -> list[str]:
         return [sys.executable, "-I", "-S", "-c", APPLICATION, str(self.directory / "test.sock")]
@@ -205,7 +204,9 @@ class Bench:
     def accept_both(self) -> tuple[StandIn, StandIn]:
         """Waits for both processes, and for the filesystem to hear which pid the node has."""
         filesystem, node = self.accept("filesystem"), self.accept("node")
-        assert filesystem.hear() == {"event": {"type": "node-started", "pid": node.pid}, "fds": 0}
+        heard = filesystem.hear()
+        while heard != {"event": {"type": "node-started", "pid": node.pid}, "fds": 0}:
+            node = self.accept("node")  # times out if there is no such node; an earlier one died with its filesystem
         return filesystem, node
 
     def accept_ready(self) -> tuple[StandIn, StandIn]:
