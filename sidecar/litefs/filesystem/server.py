@@ -63,7 +63,7 @@ class FilesystemServer:
             segment_bytes=settings.segment_bytes,
         )
         self._store = Store(self._data_dir, disk, store_settings, gate)
-        self._store.open(_RecoveryLog())
+        self._store.open(_RecoveryLog(), set_aside_damaged=settings.set_aside_damaged)
         self._view = ClusterView(is_primary=gate.is_open)
         inodes = InodeTable(self._data_dir.start, 0o777, os.getuid(), os.getgid())
         self._operations = Operations(self._store, inodes, self._loop, self._view)
