@@ -16,8 +16,8 @@ import msgspec
 from litefs.errors import DiskLostError, FormatError, LiteFSError
 from litefs.filesystem.inodes import Kind
 from litefs.filesystem.loop import Waiter
-from litefs.filesystem.names import REPLACEMENT_PREFIX
 from litefs.filesystem.operations import Operations
+from litefs.formats.database_name import REPLACEMENT_PREFIX
 from litefs.link import messages as m
 from litefs.link.channel import MessageDecoder, encode
 from litefs.storage import replacement

@@ -10,11 +10,9 @@ anything else                      a database
 import re
 
 from litefs.filesystem.inodes import Kind
+from litefs.formats.database_name import REPLACEMENT_PREFIX
 
-REPLACEMENT_PREFIX = ".litefs-replacement-"
-"""A new state waits under this name for the rename that puts it in the place of a database."""
-
-_SUPER_JOURNAL = re.compile(r"^(.+)-mj[0-9A-F]{9}$")
+_SUPER_JOURNAL = re.compile(r"(.+)-mj[0-9A-F]{9}\Z", re.DOTALL)
 _SUFFIXES = {
     "-journal": Kind.JOURNAL,
     "-wal": Kind.WAL,

@@ -1,8 +1,7 @@
 """The requests of the kernel, one method each: name them, check them, hand them to storage.
 
-Strategy: a request is answered from memory where it can be. What may take long is a generator of steps
-(`storage.steps`), driven here so that other requests are served meanwhile. Locks never come here: without
-FUSE_POSIX_LOCKS the kernel keeps them itself.
+Strategy: a request is answered from memory where it can be. What may take long is a generator of steps, driven here
+so that others are served meanwhile. Locks never come here: without FUSE_POSIX_LOCKS the kernel keeps them itself.
 
 Rules:
     1. `flush`, `fsyncdir`, `access` and extended attributes answer ENOSYS once and are never sent again.
@@ -26,11 +25,12 @@ from litefs.filesystem.loop import Loop
 from litefs.filesystem.names import classify
 from litefs.filesystem.special_files import ClusterView, special_content
 from litefs.filesystem.wal_sync import WalSync
+from litefs.formats.database_name import NAME_BYTES_MAX
 from litefs.storage.database import Database
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.served import ServedDatabase
 from litefs.storage.steps import Steps
-from litefs.storage.store import NAME_BYTES_MAX, Store
+from litefs.storage.store import Store
 
 _log = logging.getLogger("litefs.filesystem")
 

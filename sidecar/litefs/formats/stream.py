@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from litefs.errors import FormatError
+from litefs.formats.database_name import check_database_name
 from litefs.formats.position import Checksum, Pos, Txid
 
 NAME_SIZE_MAX = 255
@@ -189,18 +190,10 @@ def encode_name(name: str) -> bytes:
     """Returns the bytes of a database's name.
 
     Raises:
-        FormatError: empty, too long, or not the name of a file.
+        FormatError: it cannot be one.
     """
-    _check_name(name)
-    encoded = name.encode()
-    _check_length(len(encoded))
-    return encoded
-
-
-def _check_name(name: str) -> None:
-    """Checks that a name stays in its directory: what peers send becomes a file name."""
-    if name in {"", ".", ".."} or "/" in name or "\0" in name:
-        raise FormatError(f"not the name of a database: {name!r}")
+    check_database_name(name)
+    return name.encode()
 
 
 def _check_length(length: int) -> None:
@@ -281,7 +274,7 @@ def _decode_frame(buffer: bytes, offset: int) -> tuple[Frame, int]:
         case FrameType.LTX | FrameType.HWM:
             _, number, length = _TYPE_NUMBER_LENGTH.unpack_from(buffer, offset)
             name, size = _decode_text(buffer, offset, _TYPE_NUMBER_LENGTH.size, length)
-            _check_name(name)
+            check_database_name(name)
             if frame_type == FrameType.LTX:
                 return LtxFrame(name=name, size=number), size
             return HwmFrame(name=name, txid=Txid(number)), size
@@ -290,7 +283,7 @@ def _decode_frame(buffer: bytes, offset: int) -> tuple[Frame, int]:
             text, size = _decode_text(buffer, offset, _TYPE_AND_LENGTH.size, length)
             if frame_type == FrameType.HANDOFF:
                 return HandoffFrame(lease_id=text), size
-            _check_name(text)
+            check_database_name(text)
             return DropDbFrame(name=text), size
         case FrameType.READY:
             return ReadyFrame(), _U32.size
@@ -339,7 +332,7 @@ def decode_position_map(data: bytes) -> dict[str, Pos]:
             (length,) = _U32.unpack_from(data, offset)
             name, size = _decode_text(data, offset, _U32.size, length)
             txid, checksum = _POS.unpack_from(data, offset + size)
-            _check_name(name)
+            check_database_name(name)
             if name in positions:
                 raise FormatError(f"position map: {name!r} twice")
             positions[name] = Pos(txid=Txid(txid), checksum=Checksum(checksum))

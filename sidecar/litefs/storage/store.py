@@ -22,9 +22,6 @@ from litefs.storage.set_aside import set_aside
 from litefs.storage.state import NEXT_STATE_NAME, DatabaseState, read_state
 from litefs.storage.steps import Steps
 
-NAME_BYTES_MAX = 247
-"""As in LiteFS 0.5, where name and `-journal` have to fit into the 255 bytes of a directory entry."""
-
 EMPTY_NAME = "empty"
 """A file of this name in its directory says that the database shows in the mount even while it has no pages."""
 

@@ -1,7 +1,8 @@
 import pytest
 
 from litefs.filesystem.inodes import Kind
-from litefs.filesystem.names import REPLACEMENT_PREFIX, classify
+from litefs.filesystem.names import classify
+from litefs.formats.database_name import REPLACEMENT_PREFIX
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,10 @@ import pyfuse3
 import pytest
 
 from litefs.filesystem.inodes import NAME_TIMEOUT_S, Kind
-from litefs.filesystem.names import REPLACEMENT_PREFIX
+from litefs.formats.database_name import NAME_BYTES_MAX, REPLACEMENT_PREFIX
 from litefs.storage.incoming import IncomingDatabase
 from litefs.storage.replacement import prepare_replacement
 from litefs.storage.state import DatabaseState
-from litefs.storage.store import NAME_BYTES_MAX
 from tests.support.fuseless_mount import NODE, ROOT, SQLITE, WAL, FuselessMount, context, pages
 from tests.support.sqlite_player import PAGE_SIZE
 

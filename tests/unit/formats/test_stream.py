@@ -42,7 +42,7 @@ FRAMES: list[tuple[Frame, str]] = [
     (HwmFrame(name="a.db", txid=Txid(2**64 - 1)), "00000006 ffffffffffffffff 00000004 612e6462"),
     (HeartbeatFrame(timestamp_ms=1795220527085), "00000007 000001a1fb7b57ed"),
     (HeartbeatFrame(timestamp_ms=-1), "00000007 ffffffffffffffff"),
-    (DropDbFrame(name="n" * 255), "00000004 000000ff" + "6e" * 255),
+    (DropDbFrame(name="n" * 247), "00000004 000000f7" + "6e" * 247),
 ]
 TYPES = {LtxFrame: 1, ReadyFrame: 2, EndFrame: 3, DropDbFrame: 4, HandoffFrame: 5, HwmFrame: 6, HeartbeatFrame: 7}
 GOLDEN = sorted(path.parent.name for path in (golden.ROOT / "stream").glob("*/frames.json"))
@@ -121,7 +121,7 @@ def test_every_flipped_bit_is_another_frame_or_refused(frame: Frame, text: str) 
         assert events[:1] != [frame], bit
 
 
-BAD_NAMES = [b"", b".", b"..", b"a/b", b"/", b"a\0b", b"\xff\xfe", b"n" * 256, b"n" * 70000]
+BAD_NAMES = [b"", b".", b"..", b"a/b", b"/", b"a\0b", b"\xff\xfe", b"n" * 248, b"n" * 70000, b"a-wal"]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=lambda name: repr(name[:8]))
@@ -134,7 +134,7 @@ def test_a_name_that_is_no_file_name_is_refused(name: bytes, head: str) -> None:
         decode(data, 1)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", "n" * 256, "ä" * 128])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", "n" * 248, "ä" * 124, "a-wal"])
 def test_a_name_that_is_no_file_name_is_not_sent(name: str) -> None:
     for frame in (LtxFrame(name=name), DropDbFrame(name=name), HwmFrame(name=name, txid=Txid(1))):
         with pytest.raises(FormatError):

@@ -1,56 +1,21 @@
-"""Which text may become a database's name."""
+"""Names in requests; which ones are good is tested with `formats.database_name`."""
 
 import pytest
 
-from litefs.errors import FormatError
-from litefs.http.names import NAME_BYTES_MAX, check_database_name
-
-REFUSED = [
-    "",
-    ".",
-    "..",
-    "../x",
-    "a/../b",
-    "/a",
-    "a/",
-    "a\0b",
-    "\udcff",
-    ".primary",
-    ".lag",
-    "x" * (NAME_BYTES_MAX + 1),
-    "é" * 124,
-    "a-journal",
-    "a-wal",
-    "a-shm",
-    "a-pos",
-    "a-lock",
-    "a.db-mjA1B2C39D4",
-]
-ACCEPTED = [
-    "a",
-    "a.db",
-    ".hidden.db",
-    "with space.db",
-    "Ünïcode.db",
-    "x" * NAME_BYTES_MAX,
-    "wal",
-    "a-mj.db",
-    "..a",
-    "tab\t",
-]
+from litefs.http.errors import DatabaseNameError
+from litefs.http.names import check_database_name
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refuses(name: str) -> None:
-    with pytest.raises(FormatError):
+def test_returns_a_good_name() -> None:
+    assert check_database_name("a.db") == "a.db"
+
+
+@pytest.mark.parametrize("name", ["../x", "a-wal", ".primary", "\udcff"])
+def test_refuses_what_is_no_name_of_a_database(name: str) -> None:
+    with pytest.raises(DatabaseNameError):
         check_database_name(name)
 
 
-@pytest.mark.parametrize("name", ACCEPTED)
-def test_accepts(name: str) -> None:
-    assert check_database_name(name) == name
-
-
 def test_says_that_a_name_is_required_as_go_does() -> None:
-    with pytest.raises(FormatError, match=r"^name required$"):
+    with pytest.raises(DatabaseNameError, match=r"^name required$"):
         check_database_name("")
