@@ -67,6 +67,46 @@ def test_cached_reads_names_and_locks_ask_the_server_nothing(own_node: Filesyste
         children.end(reader, free=own_node.free)
 
 
+LASTING_READER = """
+import os, sys
+database = os.open(sys.argv[1], os.O_RDWR)
+content = os.pread(database, 1 << 20, 0)
+for line in sys.stdin:
+    os.fstat(database)  # tells the kernel that the file was modified
+    print("ready", flush=True)
+    sys.stdin.readline()
+    assert os.pread(database, 1 << 20, 8192) == content[8192:]
+    print("done", flush=True)
+"""
+
+
+def test_a_commit_does_not_empty_the_kernel_s_cache(own_node: FilesystemNode) -> None:
+    """The pages that it did not change are read without asking, although the file's time stamp is another."""
+    session = Session(own_node, "db")
+    writer = session.connect()
+    writer.sql("CREATE TABLE t AS SELECT 0 AS n")
+    writer.sql("CREATE TABLE u AS SELECT randomblob(200000)")
+    reader = subprocess.Popen(
+        [sys.executable, "-c", LASTING_READER, str(session.path())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+    def answers_after_a_commit() -> bool:
+        writer.sql("UPDATE t SET n = n + 1")
+        return _answers_alone(own_node, reader)
+
+    try:
+        _answers_alone(own_node, reader)  # it has read everything now
+        assert any(answers_after_a_commit() for _ in range(3))
+    finally:
+        os.kill(own_node.pid, signal.SIGCONT)
+        children.end(reader, free=own_node.free)
+        session.close()
+
+
 def _answers_alone(node: FilesystemNode, reader: "subprocess.Popen[str]") -> bool:
     """Whether the reader does its calls while the filesystem process is stopped."""
     assert reader.stdin is not None
@@ -250,6 +290,30 @@ def test_an_idle_wal_connection_notices_that_the_filesystem_process_was_replaced
         session.connect().sql("UPDATE t SET n = 2")
         await_true(lambda: not succeeds(lambda: idle.unrecorded("SELECT * FROM t")), "the idle connection fails")
         assert session.connect().sql("SELECT * FROM t") == [[2]]
+        check_database(node, session.path())
+    finally:
+        session.close()
+        node.stop()
+
+
+def test_an_idle_wal_connection_cannot_rebuild_its_index_from_a_dead_mount(tmp_path: Path) -> None:
+    """In the first second the kernel still believes what it was told about the dead mount's files."""
+    node = LitefsNode(tmp_path / "node")
+    node.start()
+    session = Session(node, "db")
+    try:
+        idle = session.connect()
+        idle.sql("PRAGMA journal_mode = WAL")
+        idle.sql("CREATE TABLE t (n)")
+        await_true(lambda: f"{session.path()}-shm" in _maps(node), "the node process keeps the shared memory mapped")
+        assert idle.sql("SELECT * FROM t") == []
+        killed = node.child_pid("litefs.cli.filesystem_process")
+        paths = [f"{session.path()}{suffix}" for suffix in ("", "-wal", "-shm")]
+        assert children.run(["stat", *paths], free=node.free).code == 0
+        os.kill(killed, signal.SIGKILL)
+        await_true(lambda: not succeeds(lambda: idle.unrecorded("SELECT * FROM t")), "the idle connection fails")
+        await_true(lambda: _is_remounted(node, killed), "another mount")
+        session.connect().sql("INSERT INTO t VALUES (2)")
         check_database(node, session.path())
     finally:
         session.close()

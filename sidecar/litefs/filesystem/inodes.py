@@ -24,7 +24,12 @@ NAME_TIMEOUT_S = 3600.0
 """Names appear and vanish through the mount only, so the kernel may keep them, present and absent alike."""
 
 ATTRIBUTE_TIMEOUT_S = 1.0
-"""As fast as an hour, and it bounds stale reads of connections that outlived a server."""
+"""As fast as an hour, and it bounds stale reads of connections that outlived a server.
+
+Except for a WAL, whose attributes are asked for each time. SQLite asks when it rebuilds a wal-index and at no other
+time that matters: a connection whose wal-index was voided because its server died must fail then. With attributes
+that are still believed it would rebuild the wal-index from the dead mount's cached pages, and read old rows for ever.
+"""
 
 
 class Kind(Enum):
@@ -95,7 +100,7 @@ class Inode:
             entry.st_ino = self.number
             special = self.kind in SPECIAL_KINDS or self.kind is Kind.REPLACEMENT
             entry.entry_timeout = 0.0 if special else NAME_TIMEOUT_S
-            entry.attr_timeout = 0.0 if special else ATTRIBUTE_TIMEOUT_S
+            entry.attr_timeout = 0.0 if special or self.kind is Kind.WAL else ATTRIBUTE_TIMEOUT_S
             entry.st_nlink = 2 if self.kind is Kind.ROOT else 1
         entry.st_mode, entry.st_uid, entry.st_gid = self.mode, self.uid, self.gid
         entry.st_size = size

@@ -20,6 +20,7 @@ from litefs.errors import DiskLostError, LiteFSError
 from litefs.filesystem.inodes import Inode, InodeTable
 from litefs.filesystem.link_server import LinkServer
 from litefs.filesystem.loop import Loop
+from litefs.filesystem.negotiation import negotiate
 from litefs.filesystem.operations import Operations
 from litefs.filesystem.special_files import ClusterView
 from litefs.link.settings import FilesystemSettings, Mounted, NewLink, NodeStarted
@@ -98,7 +99,7 @@ class FilesystemServer:
             options.add("debug")
         pyfuse3.init(self._operations, settings.mount_dir, options)
         fuse_fd = _fuse_descriptor()
-        os.set_blocking(fuse_fd, False)
+        negotiate(self._loop, fuse_fd)
         self._link.attach(socket.socket(fileno=settings.link_fd))
         self._loop.watch(self._control.fileno(), self._receive_control)
         self._send_control(Mounted(_mount_device(settings.mount_dir)))
