@@ -179,7 +179,7 @@ class Follower:
                 self._take_image()
             case LtxFrame():
                 self._name = event.name
-                self._receiver = ImageReceiver(event.name, self._data_dir, is_known=self._replicas.is_known(event.name))
+                self._receiver = ImageReceiver(event.name, self._data_dir, self._replicas.position(event.name))
                 self._begun = self._said = time.monotonic()
             case HeartbeatFrame():
                 self._heard(event.timestamp_ms)

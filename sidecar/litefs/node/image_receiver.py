@@ -1,7 +1,8 @@
 """One image on its way from a peer: verified whole before anything of it is offered to storage.
 
-Strategy: small images stay in memory; larger ones go to a file in the spool directory; snapshots go page by
-page into the incoming files of their database. Memory is bounded in every case, whatever the peer sends.
+Strategy: what does not follow is refused with its header. Small images stay in memory; larger ones go to a file in
+the spool directory; snapshots go page by page into the incoming files of their database. Memory is bounded in every
+case, whatever the peer sends: by `FEED_BYTES` of LZ4, and 8 bytes for each page of a snapshot that is on disk.
 """
 
 import os
@@ -10,12 +11,14 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from litefs.errors import FormatError
+from litefs.errors import FormatError, PositionMismatchError
 from litefs.formats.ltx import LtxHeader
 from litefs.formats.ltx_decoder import LtxDecoder
+from litefs.formats.position import Pos
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE
 from litefs.node.image import FEED_BYTES, Image
 from litefs.node.mounted_database import Page
+from litefs.storage.disk import Disk
 from litefs.storage.incoming import IncomingDatabase
 
 MEMORY_BYTES = 1 << 20
@@ -37,11 +40,12 @@ class ImageReceiver:
         spool_path: where the image lies, if it is large.
     """
 
-    def __init__(self, name: str, data_dir: Path, *, is_known: bool) -> None:
-        """Args: name: of the database, checked; is_known: the database has a position here."""
+    def __init__(self, name: str, data_dir: Path, position: Pos) -> None:
+        """Args: name: of the database, checked; position: where the log of the database ends here."""
         self._name = name
         self._data_dir = data_dir
-        self._is_known = is_known
+        self._position = position
+        self._disk = Disk()
         self._decoder = LtxDecoder()
         self._memory = bytearray()
         self._pages: list[Page] = []
@@ -49,6 +53,8 @@ class ImageReceiver:
         self._first_page = b""
         self._incoming: IncomingDatabase | None = None
         self._fd = -1
+        self._spooled_bytes = 0
+        self._is_decided = False
         self.size = 0
         self.spool_path: Path | None = None
         self.is_replacement = False
@@ -78,13 +84,16 @@ class ImageReceiver:
 
         Raises:
             FormatError: they are no image.
+            PositionMismatchError: it does not follow what is in the log, and is no snapshot.
             OSError: the disk cannot take it.
         """
         view = memoryview(data)
         for start in range(0, len(view), FEED_BYTES):
             piece = view[start : start + FEED_BYTES]
             pages = self._decoder.feed(piece)
-            self._decide()
+            if not self._is_decided and self._decoder.header is not None:
+                self._is_decided = True
+                self._decide(self._decoder.header)
             if not self.is_replacement:
                 self._keep(bytes(piece))
             if pages:
@@ -136,26 +145,30 @@ class ImageReceiver:
         if self.spool_path is not None:
             self.spool_path.unlink(missing_ok=True)
 
-    def _decide(self) -> None:
-        header = self._decoder.header
-        if header is None or self._incoming is not None or self.is_replacement or self.size:
-            return
-        small = header.commit <= SMALL_SNAPSHOT_PAGES and not self._is_known
-        if header.is_snapshot and not small:
-            self.is_replacement = True
-            self._incoming = IncomingDatabase(self._data_dir / "dbs" / self._name, header.page_size, header.commit)
+    def _decide(self, header: LtxHeader) -> None:
+        """Looks where an image belongs, once its header is there."""
+        if header.is_snapshot:
+            small = header.commit <= SMALL_SNAPSHOT_PAGES and not self._position.txid
+            if not small:
+                self.is_replacement = True
+                directory = self._data_dir / "dbs" / self._name
+                self._incoming = IncomingDatabase(directory, header.page_size, header.commit, self._disk)
+        elif header.pre_apply_pos != self._position:
+            raise PositionMismatchError(
+                f"{self._name}: an image that follows {header.pre_apply_pos} came after {self._position}"
+            )
 
     def _keep(self, data: bytes) -> None:
-        if self._fd >= 0:
-            os.write(self._fd, data)
-        elif len(self._memory) + len(data) <= MEMORY_BYTES:
+        if self._fd < 0 and len(self._memory) + len(data) <= MEMORY_BYTES:
             self._memory += data
-        else:
+            return
+        if self._fd < 0:
             self.spool_path = self._data_dir / "spool" / f"{secrets.token_hex(8)}.ltx"
-            self._fd = os.open(self.spool_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            os.write(self._fd, self._memory)
-            os.write(self._fd, data)
+            self._fd = self._disk.open("spool.create", self.spool_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            data = bytes(self._memory) + data
             self._memory.clear()
+        self._disk.write("spool.write", self._fd, data, self._spooled_bytes)
+        self._spooled_bytes += len(data)
 
     def _take_pages(self, pages: list[tuple[int, bytes]]) -> None:
         if pages[0][0] == 1:

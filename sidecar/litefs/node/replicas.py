@@ -71,10 +71,9 @@ class Replicas:
             failed = set(self._failed)
         return {name: pos for name, pos in self._positions.items() if pos.txid and name not in failed}
 
-    def is_known(self, name: str) -> bool:
-        """The database has a position here, so that nothing but its next image, or a replacement, can follow."""
-        position = self._positions.get(name)
-        return position is not None and position.txid > 0
+    def position(self, name: str) -> Pos:
+        """Returns where the log of a database ends: nothing but its next image, or a snapshot, can follow."""
+        return self._positions.get(name, ZERO_POS)
 
     def waiting_since_ms(self) -> int | None:
         """Returns the time stamp of the oldest image that waits for an application; None if none does."""

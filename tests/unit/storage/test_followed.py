@@ -1,11 +1,15 @@
 """A replica's side: images into the log, then their pages through the mount."""
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from litefs.errors import CommitRefusedError, NotPrimaryError, PositionMismatchError
+from litefs.formats.ltx import FLAG_LZ4, LtxHeader
+from litefs.formats.ltx_encoder import encode_image
+from litefs.formats.position import Checksum, Txid
 from litefs.storage.followed import append_image, append_spooled
 from litefs.storage.log_reader import LogReader
 from litefs.storage.steps import run
@@ -147,3 +151,31 @@ def test_no_image_is_taken_beside_a_transaction_that_was_prepared_before_the_dem
     player.roll_back()
     append_image(world.database(), image)
     assert (world.database().txid, world.database().logged_txid) == (1, 2)
+
+
+def test_an_image_that_expands_250_times_is_looked_at_in_little_memory(replica: World, images: list[bytes]) -> None:
+    """Equal checksums have the pages counted, and a peer can send equal checksums with any pages."""
+    database = replica.database()
+    append_image(database, images[0])
+    before = database.expected[-1].post_apply
+    page_n = (72 << 20) // PAGE_SIZE
+    header = LtxHeader(
+        page_size=PAGE_SIZE,
+        commit=page_n,
+        min_txid=Txid(2),
+        max_txid=Txid(2),
+        timestamp_ms=1,
+        pre_apply=Checksum(before),
+        flags=FLAG_LZ4,
+    )
+    page = bytes(PAGE_SIZE)
+    bomb = encode_image(header, [(pgno, page) for pgno in range(1, page_n + 1)], before)
+    assert len(bomb) < 1 << 20
+    tracemalloc.start()
+    try:
+        append_image(database, bomb)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert database.expected[-1].txid == 2, "it is not taken for an image without pages"
+    assert peak < 64 << 20, f"{peak / 1e6:.0f} MB"
