@@ -203,12 +203,10 @@ class Operations(Answers):
                 raise pyfuse3.FUSEError(errno.EACCES)
             served.shm = None
         else:
-            self._drop(inode, served)
+            await self.loop.drive(served.give_up_load())
+            self.store.drop(text)
+            self.invalidate(inode)
         self.inodes.unname(inode)
-
-    def _drop(self, inode: Inode, served: ServedDatabase) -> None:
-        self.store.drop(served.database.name)
-        self.invalidate(inode)
 
     @guarded
     async def rename(
@@ -422,6 +420,7 @@ class Operations(Answers):
         served = inode.served
         if inode.kind is Kind.DATABASE:
             assert served is not None
+            await self._let_load_commit(inode.name)
             served.truncate(size, by_sqlite=handle.by_sqlite)
             if handle.inode is inode and served.load is not None and not inode.handle_n:
                 await self.loop.drive(served.finish_load())

@@ -34,6 +34,7 @@ class RawLoad:
         self.size = 0
         self._dirty = True
         self.is_committing = False
+        self._is_given_up = False
         if keep and database.size:
             try:
                 self._copy_present()
@@ -110,8 +111,12 @@ class RawLoad:
         planned = yield from plan_in_place(database, page_size, page_n, sums)
         yield from flip_in_place(database, planned)
 
+    def give_up(self) -> None:
+        """Asks a commit under way to end soon: the file is to be dropped. Wait for `is_committing` before `close`."""
+        self._is_given_up = True
+
     def close(self) -> None:
-        """Gives the load up, or ends it."""
+        """Closes the file; not while a commit is under way, whose threads use it."""
         if self._fd >= 0:
             self._disk.close("load.close", self._fd)
             self._fd = -1
@@ -138,6 +143,8 @@ class RawLoad:
         sums: array[int] = array("Q")
         step = WRITE_RUN_BYTES - WRITE_RUN_BYTES % page_size
         for offset in range(0, page_n * page_size, step):
+            if self._is_given_up:
+                raise CommitRefusedError(f"{self._database.name}: dropped while it was committed")
             data = self._disk.read("load.verify", self._fd, min(step, page_n * page_size - offset), offset)
             sums.extend(page_checksums(data, page_size, offset // page_size + 1))
         self._disk.truncate("load.trim", self._fd, page_n * page_size)

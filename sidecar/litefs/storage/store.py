@@ -142,12 +142,13 @@ class Store:
         Raises:
             NotPrimaryError: this node may not.
             OSError: the log cannot take the image.
+            DiskLostError: the process must stop.
         """
         served = self.databases[name]
         database = served.database
-        if served.load is not None:
-            served.load.close()
-            served.load = None
+        assert served.load is None, "the load is to be given up first"
+        # A transaction that was prepared and not ended, as a killed application leaves it: the log takes one at a time.
+        served.journal.take_back()
         empty = database.directory / EMPTY_NAME
         if empty.exists():
             self.disk.unlink("store.hide", empty)

@@ -14,6 +14,7 @@ import pytest
 
 from litefs.filesystem.inodes import NAME_TIMEOUT_S, Kind
 from litefs.formats.database_name import NAME_BYTES_MAX, REPLACEMENT_PREFIX
+from litefs.storage.disk import Disk
 from litefs.storage.incoming import IncomingDatabase
 from litefs.storage.replacement import prepare_replacement
 from litefs.storage.state import DatabaseState
@@ -21,6 +22,19 @@ from tests.support.fuseless_mount import NODE, ROOT, SQLITE, WAL, FuselessMount,
 from tests.support.sqlite_player import PAGE_SIZE
 
 COPY = os.O_WRONLY
+PATIENCE_S = 20.0
+
+
+class WaitingDisk(Disk):
+    """A disk on which the sync of a load waits until it may go on."""
+
+    def __init__(self) -> None:
+        self.may_go_on = threading.Event()
+
+    def sync(self, label: str, fd: int) -> None:
+        if label == "load.sync":
+            assert self.may_go_on.wait(PATIENCE_S)
+        super().sync(label, fd)
 
 
 def lookup(mount: FuselessMount, name: bytes) -> pyfuse3.EntryAttributes:
@@ -217,6 +231,71 @@ def test_a_connection_that_outlives_its_database_commits_nothing_more(mount: Fus
     assert refused.value.errno == errno.ESTALE
     assert (mount.position(), mount.database("a.db").page_n) == (after, 0)
     mount.unlink("a.db-wal")
+
+
+def test_a_database_goes_with_the_transaction_that_its_application_did_not_end(mount: FuselessMount) -> None:
+    """Killed between the sync of the database and the end of the journal: the image is in the log by then."""
+    fh = mount.create("a.db")
+    mount.commit("a.db", fh, 1)
+    mount.begin("a.db", 2)
+    mount.write(fh, 0, pages(2)[0])
+    mount.fsync(fh)
+    mount.unlink("a.db")
+    assert (mount.position(), mount.database("a.db").page_n) == (2, 0)
+    mount.unlink("a.db-journal")
+    fh = mount.create("a.db")
+    mount.commit("a.db", fh, 3)
+    assert (mount.position(), mount.content()) == (3, b"".join(pages(3)))
+
+
+def test_a_drop_waits_for_the_threads_of_a_load(tmp_path: Path) -> None:
+    """They write into the directory that the next database of this name gets: seen as that one's corruption."""
+    mount = FuselessMount(tmp_path, disk=(disk := WaitingDisk()))
+    fh = mount.create("a.db", COPY)
+    mount.write(fh, 0, b"".join(pages(1)))
+    load = mount.store.databases["a.db"].load
+    assert load is not None
+    refused: list[int] = []
+
+    async def close() -> None:
+        try:
+            await mount.operations.release(fh)
+        except pyfuse3.FUSEError as error:
+            refused.append(error.errno)
+
+    async def drop() -> bool:
+        mount.loop.spawn(close(), "close")
+        while not load.is_committing:
+            await mount.loop.yield_now()
+        disk.may_go_on.set()
+        await mount.operations.unlink(ROOT, b"a.db", context())
+        return load.is_committing
+
+    assert not mount.do(drop())
+    fh = mount.create("a.db")
+    mount.commit("a.db", fh, 2)
+    assert mount.content() == b"".join(pages(2))
+    assert not mount.stopped
+    mount.close()
+
+
+def test_a_file_is_copied_over_one_that_is_just_becoming_a_database(tmp_path: Path) -> None:
+    mount = FuselessMount(tmp_path, disk=(disk := WaitingDisk()))
+    fh = mount.create("a.db", COPY)
+    mount.write(fh, 0, b"".join(pages(1)))
+
+    async def copy_again() -> int:
+        mount.loop.spawn(mount.operations.release(fh), "close")
+        await mount.loop.yield_now()
+        disk.may_go_on.set()
+        info = await mount.operations.open(mount.inodes.by_name["a.db"].number, COPY | os.O_TRUNC, context())
+        return info.fh
+
+    again = mount.do(copy_again())
+    mount.write(again, 0, b"".join(pages(2, 3)))
+    mount.release(again)
+    assert (mount.position(), mount.content()) == (2, b"".join(pages(2, 3)))
+    mount.close()
 
 
 def replace(mount: FuselessMount, name: str, counter: int, ctx: Any, *, wal: bool = False) -> Any:
