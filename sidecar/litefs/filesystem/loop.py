@@ -10,7 +10,8 @@ it uses `Lock`, `open_nursery`, `lowlevel.wait_readable`, `current_task`, `curre
 `notify_closing` and `ClosedResourceError`.
 
 Rules:
-    1. Nothing blocks the loop: what waits for the disk goes through `offload`.
+    1. Nothing blocks the loop: what waits for the disk goes through `offload`. The sync of a log on a disk that is
+       quicker than a thread is done in place (`drive`).
     2. `/dev/fuse` is non-blocking: a request withdrawn between poll and read would freeze the process with
        the GIL held. pyfuse3 raises EAGAIN then, and its worker is started again.
 """
@@ -31,7 +32,8 @@ from typing import Any, Self, TypeVar
 
 import pyfuse3
 
-from litefs.storage.steps import Step, Steps
+from litefs.filesystem.disk_pace import DiskPace
+from litefs.storage.steps import LogSync, Step, Steps
 
 SPIN_S = 50e-6
 """How long to poll without sleeping after a write: a factor of two for small transactions (measured 2026-11)."""
@@ -145,8 +147,8 @@ class _Nursery:
 class Loop:
     """Runs coroutines, watches descriptors, keeps timers, and sends slow calls to threads."""
 
-    def __init__(self) -> None:
-        """Owns an eventfd, and threads once something is offloaded."""
+    def __init__(self, pace: DiskPace | None = None) -> None:
+        """Owns an eventfd, and threads once something is offloaded. Args: pace: knows the disk; None: a new one."""
         self.current: _Task | None = None
         self.spin_until = 0.0
         self._ready: deque[_Task] = deque()
@@ -161,6 +163,7 @@ class Loop:
         self._finished: deque[tuple[Waiter, Any, BaseException | None]] = deque()
         self._threads = 0
         self._pending_jobs = 0
+        self._pace = pace or DiskPace()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._wake_fd, self._collect)
 
@@ -185,7 +188,11 @@ class Loop:
         return waiter
 
     async def drive(self, steps: Steps[T]) -> T:
-        """Drives steps of storage to their end, others running meanwhile. Returns what they return."""
+        """Drives steps of storage to their end, others running meanwhile. Returns what they return.
+
+        A `LogSync` is done in place while the disk is quick and nobody else waits for it: a stall of the disk then
+        stops the loop once, and the next syncs go to threads again.
+        """
         try:
             step: Step = next(steps)
             while True:
@@ -194,7 +201,7 @@ class Loop:
                     step = steps.send(None)
                     continue
                 try:
-                    result = await self.offload(step)
+                    result = await (self._sync(step) if isinstance(step, LogSync) else self.offload(step))
                 except Exception as error:  # noqa: BLE001 - whatever it is, the steps are to see it
                     step = steps.throw(error)
                 else:
@@ -340,6 +347,13 @@ class Loop:
             threading.Thread(target=self._work, name=f"offload-{self._threads}", daemon=True).start()
         self._jobs.put((function, waiter))
         return waiter
+
+    async def _sync(self, step: LogSync) -> None:
+        pace = self._pace
+        if pace.is_quick and not self._pending_jobs:
+            pace.timed(step)
+        else:
+            await self.offload(lambda: pace.timed(step))
 
     def _work(self) -> None:
         while True:

@@ -29,7 +29,7 @@ from litefs.storage.disk import Disk
 from litefs.storage.log import Log, LogRecord
 from litefs.storage.overlay import Overlay
 from litefs.storage.state import DatabaseState
-from litefs.storage.steps import Steps, run
+from litefs.storage.steps import LogSync, Steps, run
 from litefs.storage.transaction import Before, Change, Prepared, measure, prepare, prepare_small
 
 BASE_NAME = "database"
@@ -302,7 +302,7 @@ class Database:
         void_n = log.void_n
         if fds:
             with log.in_use():
-                yield lambda: log.sync_descriptors(fds)
+                yield LogSync(lambda: log.sync_descriptors(fds))
                 if log.void_n == void_n:
                     log.synced(fds, txid)
 

@@ -6,9 +6,23 @@ The filesystem drives steps from its coroutines, tests and recovery with `run`.
 """
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class LogSync:
+    """A step that an application waits for and that quick disks do in less time than a thread takes to wake up."""
+
+    work: Callable[[], None]
+
+    def __call__(self) -> None:
+        """Does it."""
+        self.work()
+
+
 Step = Callable[[], Any] | None
 Steps = Generator[Step, Any, T]
 
