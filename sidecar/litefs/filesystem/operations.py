@@ -21,6 +21,7 @@ import pyfuse3
 
 from litefs.filesystem.answers import Answers, guarded
 from litefs.filesystem.inodes import NAME_TIMEOUT_S, SPECIAL_KINDS, TRANSACTION_KINDS, Inode, InodeTable, Kind, absent
+from litefs.filesystem.loads import WAIT_POLL_S, end_load, let_load_commit
 from litefs.filesystem.loop import Loop
 from litefs.filesystem.names import classify
 from litefs.filesystem.special_files import ClusterView, special_content
@@ -33,9 +34,6 @@ from litefs.storage.steps import Steps
 from litefs.storage.store import Store
 
 _log = logging.getLogger("litefs.filesystem")
-
-WAIT_POLL_S = 0.0005
-"""How often a request that has to wait for a load or a state file looks again."""
 
 _WRITING = os.O_WRONLY | os.O_RDWR
 
@@ -120,7 +118,7 @@ class Operations(Answers):
         beside = self.store.databases.get(owner)
         if beside is not None and beside.is_being_replaced and kind in TRANSACTION_KINDS and not self._is_node(ctx):
             raise pyfuse3.FUSEError(errno.EBUSY)
-        await self._let_load_commit(owner)
+        await let_load_commit(self.loop, beside)
         inode = self.inodes.by_name.get(text)
         if inode is None:
             inode = self._make(kind, text, owner, mode & ~ctx.umask, ctx)
@@ -133,12 +131,6 @@ class Operations(Answers):
         inode = self.inodes.add(Kind.WAL, name + "-wal", database.mode, database.uid, database.gid)
         served.wal.create()
         inode.served, inode.scratch = served, served.wal.file
-
-    async def _let_load_commit(self, name: str) -> None:
-        """A file that was just filled becomes a database first: the kernel does not wait for its writer's release."""
-        served = self.store.databases.get(name)
-        while served is not None and served.load is not None and served.load.is_committing:
-            await self.loop.sleep(WAIT_POLL_S)
 
     def _make(self, kind: Kind, name: str, owner: str, mode: int, ctx: pyfuse3.RequestContext) -> Inode:
         inode = self.inodes.add(kind, name, mode, ctx.uid, ctx.gid, named=False)
@@ -203,7 +195,7 @@ class Operations(Answers):
                 raise pyfuse3.FUSEError(errno.EACCES)
             served.shm = None
         else:
-            await self.loop.drive(served.give_up_load())
+            await end_load(self.loop, served)
             self.store.drop(text)
             self.invalidate(inode)
         self.inodes.unname(inode)
@@ -283,7 +275,10 @@ class Operations(Answers):
         handle = self._handles.pop(fh)
         inode = handle.inode
         self.inodes.released(inode)
-        if handle.wrote and inode.kind is Kind.DATABASE and inode.served is not None and inode.served.load is not None:
+        if not handle.wrote or inode.kind is not Kind.DATABASE or inode.served is None:
+            return
+        await let_load_commit(self.loop, inode.served)
+        if inode.served.load is not None:
             await self.loop.drive(inode.served.finish_load())
             if inode.served.load is not None:
                 _log.warning("%s: closed without being a whole SQLite database: it stays on this node only", inode.name)
@@ -314,6 +309,9 @@ class Operations(Answers):
         """Writes; in WAL and PERSIST mode this may be a commit."""
         try:
             handle = self._handles[fh]
+            served = handle.inode.served
+            if served is not None and served.load is not None:
+                await let_load_commit(self.loop, served)
             steps = self._write(handle, offset, data)
             if steps is not None:
                 await self.loop.drive(steps)
@@ -360,6 +358,7 @@ class Operations(Answers):
             return
         self.loop.spin()
         if inode.kind is Kind.DATABASE:
+            await let_load_commit(self.loop, served)
             await self.loop.drive(served.sync())
         elif inode.kind is Kind.JOURNAL:
             served.journal.sync()
@@ -420,7 +419,7 @@ class Operations(Answers):
         served = inode.served
         if inode.kind is Kind.DATABASE:
             assert served is not None
-            await self._let_load_commit(inode.name)
+            await let_load_commit(self.loop, served)
             served.truncate(size, by_sqlite=handle.by_sqlite)
             if handle.inode is inode and served.load is not None and not inode.handle_n:
                 await self.loop.drive(served.finish_load())

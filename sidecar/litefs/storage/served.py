@@ -130,17 +130,6 @@ class ServedDatabase:
         if load is not None and (yield from load.commit()):
             self.load = None
 
-    def give_up_load(self) -> Steps[None]:
-        """Ends a load without a result, its threads included: they write where the next database of this name is."""
-        load = self.load
-        if load is None:
-            return
-        load.give_up()
-        while load.is_committing:
-            yield None
-        load.close()
-        self.load = None
-
     def _begin_load(self, *, by_sqlite: bool, keep: bool) -> RawLoad:
         database = self.database
         if by_sqlite:

@@ -279,7 +279,8 @@ def test_a_drop_waits_for_the_threads_of_a_load(tmp_path: Path) -> None:
     mount.close()
 
 
-def test_a_file_is_copied_over_one_that_is_just_becoming_a_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [COPY, COPY | os.O_TRUNC])
+def test_a_file_is_written_again_while_it_is_just_becoming_a_database(tmp_path: Path, flags: int) -> None:
     mount = FuselessMount(tmp_path, disk=(disk := WaitingDisk()))
     fh = mount.create("a.db", COPY)
     mount.write(fh, 0, b"".join(pages(1)))
@@ -288,11 +289,13 @@ def test_a_file_is_copied_over_one_that_is_just_becoming_a_database(tmp_path: Pa
         mount.loop.spawn(mount.operations.release(fh), "close")
         await mount.loop.yield_now()
         disk.may_go_on.set()
-        info = await mount.operations.open(mount.inodes.by_name["a.db"].number, COPY | os.O_TRUNC, context())
+        info = await mount.operations.open(mount.inodes.by_name["a.db"].number, flags, context())
+        await mount.operations.write(info.fh, 0, b"".join(pages(2, 3)))
+        await mount.operations.fsync(info.fh, True)
         return info.fh
 
     again = mount.do(copy_again())
-    mount.write(again, 0, b"".join(pages(2, 3)))
+    assert mount.position() == 2
     mount.release(again)
     assert (mount.position(), mount.content()) == (2, b"".join(pages(2, 3)))
     mount.close()
