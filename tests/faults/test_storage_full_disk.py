@@ -164,7 +164,7 @@ def test_a_large_image_that_was_refused_leaves_room_for_the_one_that_is_tried_ne
     faulty(world).full = ()
     world.commit(player, range(1, 70))
     world.tidy()
-    world.housekeeper.forget(world.database(), 1e18)
+    run(world.housekeeper.forget(world.database(), 1e18))
     reader = LogReader(world.database().log.directory)
     (ref,) = reader.images(2, 2)
     assert decode_image(reader.read(ref, 0, ref.size))[0].max_txid == 2

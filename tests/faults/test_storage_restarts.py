@@ -201,7 +201,7 @@ def test_a_decided_image_counts_after_the_database_that_decided_has_forgotten_it
     run(world.housekeeper.settle(a))
     world.housekeeper.checkpoint_due(a, 0.0)
     run(world.housekeeper.checkpoint(a, 0.0))
-    world.housekeeper.forget(a, 1e18)
+    run(world.housekeeper.forget(a, 1e18))
     assert a.log.first_txid() > 2
     a.group = 77  # of a later transaction with a third database
     run(_write_state_again(a))

@@ -61,6 +61,17 @@ def rolling_segments(world: World) -> None:
             world.tidy()
 
 
+def rolling_segments_of_wal_commits(world: World) -> None:
+    player = world.player()
+    world.commit(player, range(1, 8))
+    world.enter_wal(player)
+    for turn in range(8):
+        world.wal_commit(player, range(1, 8), sync=turn % 3 == 0)
+        if turn % 4 == 3:
+            world.checkpoint_wal(player)
+            world.tidy()
+
+
 def commits_over_several_databases(world: World) -> None:
     players = [world.player(name) for name in ("a.db", "b.db", "c.db")]
     world.commit_together(players, [1, 2])
@@ -129,6 +140,7 @@ SCENARIOS: list[Scenario] = [
     large_commits,
     wal_commits,
     rolling_segments,
+    rolling_segments_of_wal_commits,
     commits_over_several_databases,
     abandoned_transactions,
     loads,

@@ -275,7 +275,7 @@ class World:
                 self.now_s += A_LONG_TIME_S
                 if self.housekeeper.checkpoint_due(database, self.now_s):
                     run(self.housekeeper.checkpoint(database, self.now_s))
-                self.housekeeper.forget(database, NEVER)
+                run(self.housekeeper.forget(database, NEVER))
 
 
 Scenario = Callable[[World], None]

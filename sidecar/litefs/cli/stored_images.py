@@ -123,7 +123,7 @@ def _images_in_file(path: Path) -> Iterator[StoredImage]:
 def _images_in_segment(path: Path) -> Iterator[StoredImage]:
     with path.open("rb") as file:
         try:
-            segment_id, _ = decode_segment_header(file.read(SEGMENT_HEADER_SIZE))
+            segment_id = decode_segment_header(file.read(SEGMENT_HEADER_SIZE))
         except FormatError as error:
             raise FormatError(f"{path}: {error}") from error
         offset = SEGMENT_HEADER_SIZE

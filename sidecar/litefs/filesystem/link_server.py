@@ -155,7 +155,7 @@ class LinkServer:
     async def _handle(self, request: m.NodeMessage) -> m.Answer | None:
         match request:
             case m.AppendImage(name, image):
-                return self._append_image(name, image)
+                return await self._append_image(name, image)
             case m.AppendSpooledImage(name, path):
                 return await self._append_spooled(name, path)
             case m.Seen(name):
@@ -185,8 +185,9 @@ class LinkServer:
         if served is not None and told is not None and (served.database.txid, served.database.checksum) != told:
             self.committed(served.database)
 
-    def _append_image(self, name: str, image: bytes) -> m.Answer:
+    async def _append_image(self, name: str, image: bytes) -> m.Answer:
         database = self._database(name)
+        await self._loop.drive(database.log.make_room(len(image)))
         txid = append_image(database, image)
         return m.Appended(name, txid)
 

@@ -23,6 +23,7 @@ from litefs.filesystem.loop import Loop
 from litefs.filesystem.negotiation import negotiate
 from litefs.filesystem.operations import Operations
 from litefs.filesystem.special_files import ClusterView
+from litefs.filesystem.wakefulness import Wakefulness
 from litefs.link.settings import FilesystemSettings, Mounted, NewLink, NodeStarted
 from litefs.storage.data_dir import DataDir
 from litefs.storage.database import CommitGate, Database, StoreSettings
@@ -90,6 +91,8 @@ class FilesystemServer:
         """Mounts and serves until the mount is detached or the supervisor is gone."""
         settings = self._settings
         self._loop.install()
+        if settings.low_latency:
+            self._loop.wakefulness = Wakefulness(self._loop.call_later)
         options = {"fsname=litefs", "subtype=litefs"}
         if settings.allow_other:
             options.add("allow_other")
@@ -177,11 +180,11 @@ class FilesystemServer:
             database = served.database
             if self._housekeeper.checkpoint_due(database, now):
                 await self._checkpoint(database, now)
-            self._housekeeper.forget(database, now)
             try:
+                await self._loop.drive(self._housekeeper.forget(database, now))
                 await self._loop.drive(discard_old_log(database.disk, database.directory))
             except OSError as error:
-                _log.warning("%s: log of a replaced state: %s", database.name, error)
+                _log.warning("%s: removing old log: %s", database.name, error)
 
     def _role_changed(self) -> None:
         self._view.is_primary = self._store.gate.is_open

@@ -47,6 +47,7 @@ def append_spooled(database: Database, path: Path) -> Steps[int]:
         trailer = disk.read("spool.trailer", fd, TRAILER_SIZE, size - TRAILER_SIZE)
         post_apply = int.from_bytes(trailer[:8], "big")
         _check_follows(database, header)
+        yield from database.log.make_room(size)
         stream = database.log.begin_stream(header.min_txid, header.max_txid, size)
         try:
             yield lambda: stream.copy_from(fd, size)

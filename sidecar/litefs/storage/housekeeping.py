@@ -54,12 +54,10 @@ class Housekeeper:
             return
         capacity = log.spare_capacity()
         try:
-            spare = yield lambda: log.make_spare(capacity)
+            with log.in_use():
+                log.take_spare((yield lambda: log.make_spare(capacity)))
         except OSError as error:
             _log.warning("%s: next log segment: %s", database.name, error)
-            return
-        if database.log is log:
-            log.take_spare(spare)
 
     def checkpoint_due(self, database: Database, now_s: float) -> bool:
         """The base held everything at some position after S, and enough has happened since S."""
@@ -98,10 +96,17 @@ class Housekeeper:
             database.base_txid = state.base_txid
         self._checkpointed[database.name] = (state.base_txid, now_s, database.log.size_bytes)
 
-    def forget(self, database: Database, now_s: float) -> None:
-        """Removes old log segments."""
+    def forget(self, database: Database, now_s: float) -> Steps[None]:
+        """Removes old log segments, off the loop.
+
+        Raises:
+            OSError: some stay until the next start.
+        """
         through = database.base_txid
         for aside in database.base.asides.values():
             through = min(through, aside.base_txid)
-        if database.log.forget(through, now_s - self._retention_s):
-            _log.debug("%s: log begins at %016x", database.name, database.log.first_txid())
+        log = database.log
+        doomed = log.forget(through, now_s - self._retention_s)
+        if doomed:
+            yield lambda: log.remove(doomed)
+            _log.debug("%s: log begins at %016x", database.name, log.first_txid())

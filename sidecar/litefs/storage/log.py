@@ -2,7 +2,8 @@
 
 Strategy: images are appended to a segment whose blocks already hold zeros, so that one `fdatasync`
 makes a commit durable without a size change or an extent conversion (a quarter of the cost of a file
-per transaction). The next segment is made ready beside the current one, off the commit path.
+per transaction). The next segment is made ready beside the current one, off the commit path: all that is
+left to do when the current one is full is to give it its name. That name is synced with the images in it.
 
 Guarantees:
     1. `append` either puts a whole record behind the last one, or raises and leaves the log as it was:
@@ -13,9 +14,7 @@ Guarantees:
 Assumes: one writer; readers (`log_reader`) open the segments by themselves and stay behind committed txids.
 """
 
-import contextlib
 import errno
-import itertools
 import os
 import secrets
 import time
@@ -37,11 +36,16 @@ from litefs.storage.log_format import (
     segment_name,
 )
 from litefs.storage.retirement import Retirable
+from litefs.storage.steps import Steps
 
 FIRST_SEGMENT_BYTES = 256 << 10
 """A new database starts small, so that hundreds of idle ones cost little; each next segment is twice as large."""
 
 SPARE_PREFIX = "spare-"
+
+NEW_NAMES = -1
+"""Among the descriptors to sync: the directory, where a segment got its name since."""
+
 _ZEROS = bytes(1 << 20)
 
 
@@ -61,10 +65,11 @@ class LogRecord:
 
 @dataclass(frozen=True, slots=True)
 class Spare:
-    """A file of `capacity` zero bytes that will become a segment."""
+    """A segment without its name: a durable header and zeros, `capacity` bytes in all."""
 
     path: Path
     fd: int
+    segment_id: int
     capacity: int
 
 
@@ -148,7 +153,6 @@ class Log(Retirable):
         self._closed: deque[Segment] = deque()
         self._current: Segment | None = None
         self._spare: Spare | None = None
-        self._spare_numbers = itertools.count()
         self._unsynced: list[int] = []
         self.last_txid = 0
         self.durable_txid = 0
@@ -156,6 +160,7 @@ class Log(Retirable):
         self.void_n = 0
         self.is_doubtful = False
         self.is_streaming = False
+        self._are_names_doubtful = False
 
     # ---- appending ----
 
@@ -249,16 +254,26 @@ class Log(Retirable):
             raise OSError(errno.EIO, "an earlier sync of the log failed")
         try:
             for fd in fds:
-                self._disk.sync("log.sync", fd)
+                if fd == NEW_NAMES:
+                    self._sync_names()
+                else:
+                    self._disk.sync("log.sync", fd)
         except OSError:
             self.is_doubtful = True
             raise
 
+    def _sync_names(self) -> None:
+        try:
+            self._disk.sync_directory("log.sync_names", self.directory)
+        except OSError:
+            self._are_names_doubtful = True
+            raise
+
     def synced(self, fds: list[int], txid: int) -> None:
         """Takes note that `sync_descriptors(fds)` returned; `txid` as `unsynced` said."""
-        current = self._current.fd if self._current is not None else -1
+        current = self._current.fd if self._current is not None else NEW_NAMES
         for fd in fds:
-            if (fd != current or self.last_txid == txid) and fd in self._unsynced:
+            if (fd not in (current, NEW_NAMES) or self.last_txid == txid) and fd in self._unsynced:
                 self._unsynced.remove(fd)
         self.durable_txid = max(self.durable_txid, min(txid, self.last_txid))
 
@@ -277,8 +292,8 @@ class Log(Retirable):
             DiskLostError: the record may count after a restart, or a failed sync left older ones in doubt, so the
                 process must not go on.
         """
-        if self.is_doubtful and self.durable_txid < last_txid:
-            raise DiskLostError(f"{self.directory}: a sync failed, and commits before it were answered")
+        if self._are_names_doubtful or (self.is_doubtful and self.durable_txid < last_txid):
+            raise DiskLostError(f"{self.directory}: a sync failed, and commits before it or after it depend on it")
         try:
             self._disk.write("log.void", record.fd, bytes([RecordState.VOID]), record.offset + STATE_OFFSET)
             self._disk.sync("log.void_sync", record.fd)
@@ -325,91 +340,115 @@ class Log(Retirable):
         current = self._current.capacity if self._current is not None else FIRST_SEGMENT_BYTES // 2
         return max(min(current * 2, self._segment_bytes), min(FIRST_SEGMENT_BYTES, self._segment_bytes))
 
+    def has_room(self, length: int) -> bool:
+        """Says whether the next image of up to `length` bytes waits for no disk."""
+        return self._spare is not None or self._fits(length)
+
+    def make_room(self, length: int) -> Steps[None]:
+        """Sees to it that the next image of up to `length` bytes waits for no disk; others run meanwhile.
+
+        Raises:
+            OSError: the disk is full or failed; the log is as it was.
+        """
+        if not self.has_room(length):
+            capacity = self.spare_capacity()
+            with self.in_use():
+                self.take_spare((yield lambda: self.make_spare(capacity)))
+
     def make_spare(self, capacity: int) -> "Spare":
-        """Writes a file of zeros, ready to become a segment. Safe off the loop: each has a name of its own."""
-        path = self.directory / f"{SPARE_PREFIX}{next(self._spare_numbers)}"
+        """Makes a file that is ready to become a segment, durably. Safe off the loop: each has a name of its own.
+
+        Crash: without the name of a segment it is removed by the next start.
+
+        Raises:
+            OSError: the disk is full or failed; nothing is left of it.
+        """
+        path = self.directory / f"{SPARE_PREFIX}{secrets.token_hex(8)}"
+        segment_id = secrets.randbits(64)
         fd = self._disk.open("log.spare", path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             for offset in range(0, capacity, len(_ZEROS)):
                 self._disk.write("log.spare_zeros", fd, _ZEROS[: capacity - offset], offset)
+            self._disk.write("log.spare_header", fd, encode_segment_header(segment_id), 0)
             self._disk.sync("log.spare_sync", fd)
+            if self._current is None:
+                for directory in (self.directory.parent, self.directory.parent.parent):
+                    self._disk.sync_directory("log.parents", directory)
         except OSError:
             # It may be what fills the disk.
             self._disk.close("log.spare_close", fd)
             self._disk.unlink("log.spare_unlink", path)
             raise
-        return Spare(path, fd, capacity)
+        return Spare(path, fd, segment_id, capacity)
 
     def take_spare(self, spare: "Spare") -> None:
-        """Keeps what `make_spare` returned for the next segment; one is enough."""
-        if self._spare is None:
+        """Keeps what `make_spare` returned for the next segment; one is enough, and none where the log was replaced."""
+        if self._spare is None and not self.is_retired:
             self._spare = spare
-        else:
-            self._disk.close("log.spare_close", spare.fd)
+            return
+        self._disk.close("log.spare_close", spare.fd)
+        if not self.is_retired:  # its directory has another name now, under which it goes as a whole
             self._disk.unlink("log.spare_unlink", spare.path)
 
-    def _segment_for(self, length: int, min_txid: int) -> Segment:
+    def _fits(self, length: int) -> bool:
+        """The current segment takes an image of `length` bytes. An empty one takes any, and grows."""
         segment = self._current
-        if segment is not None:
-            is_empty = segment.end == SEGMENT_HEADER_SIZE
-            if is_empty or segment.end + RECORD_HEADER_SIZE + padded(length) <= segment.capacity:
-                return segment
+        if segment is None:
+            return False
+        end = segment.end
+        return end == SEGMENT_HEADER_SIZE or end + RECORD_HEADER_SIZE + padded(length) <= segment.capacity
+
+    def _segment_for(self, length: int, min_txid: int) -> Segment:
+        if self._current is not None and self._fits(length):
+            return self._current
         return self._roll(min_txid)
 
     def _roll(self, first_txid: int) -> Segment:
-        """Starts the next segment. An image larger than a segment simply extends its file.
+        """Starts the next segment. Waits for the disk only where nobody made room before.
 
-        Crash: a segment appears under its name with a durable header or not at all; without its name only
-        images are lost that were never reported durable, for their sync comes after that of the directory.
+        Crash: a segment appears under its name with its header, which has long been durable, or not at all. Without
+        its name only images are lost that were never reported durable, for the name is synced with them.
         """
         if self._spare is None:
             self._spare = self.make_spare(self.spare_capacity())
         spare = self._spare
-        fd = spare.fd
-        segment_id = secrets.randbits(64)
         path = self.directory / segment_name(first_txid)
-        if self._current is None:
-            for directory in (self.directory.parent, self.directory.parent.parent):
-                self._disk.sync_directory("log.parents", directory)
-        self._disk.write("log.segment_header", fd, encode_segment_header(segment_id, first_txid), 0)
-        self._disk.sync("log.segment_sync", fd)
         self._disk.rename("log.segment_rename", spare.path, path)
         self._spare = None
-        try:
-            self._disk.sync_directory("log.segment_directory", self.directory)
-        except OSError:
-            with contextlib.suppress(OSError):
-                self._disk.unlink("log.segment_unlink", path)
-            self._disk.close("log.segment_close", fd)
-            raise
+        if NEW_NAMES not in self._unsynced:
+            self._unsynced.append(NEW_NAMES)
         self.size_bytes += SEGMENT_HEADER_SIZE
         if self._current is not None:
             self._closed.append(self._current)
         self._current = Segment(
-            path, fd, segment_id, first_txid, 0, SEGMENT_HEADER_SIZE, spare.capacity, time.monotonic()
+            path, spare.fd, spare.segment_id, first_txid, 0, SEGMENT_HEADER_SIZE, spare.capacity, time.monotonic()
         )
         return self._current
 
-    def forget(self, through_txid: int, older_than_s: float) -> int:
-        """Removes segments whose images are all at or before `through_txid` and older than `older_than_s`.
+    def forget(self, through_txid: int, older_than_s: float) -> list[Segment]:
+        """Takes segments out whose images are all at or before `through_txid` and older than `older_than_s`.
 
         Args:
             older_than_s: `time.monotonic()` value; a segment last appended to after it stays.
 
         Returns:
-            The number of segments removed.
+            The segments, for `remove`.
         """
-        removed = 0
+        doomed: list[Segment] = []
         while self._closed:
             segment = self._closed[0]
             if segment.last_txid > through_txid or segment.last_append_s > older_than_s or segment.fd in self._unsynced:
                 break
-            self._disk.unlink("log.forget", segment.path)
-            self._disk.close("log.forget_close", segment.fd)
             self.size_bytes -= segment.end
-            self._closed.popleft()
-            removed += 1
-        return removed
+            doomed.append(self._closed.popleft())
+        return doomed
+
+    def remove(self, segments: list[Segment]) -> None:
+        """Removes the files of segments that were taken out, oldest first. Safe off the loop."""
+        for segment in segments:
+            self._disk.close("log.forget_close", segment.fd)
+        for segment in segments:
+            self._disk.unlink("log.forget", segment.path)
 
     def close(self) -> None:
         """Closes all descriptors; syncs nothing."""

@@ -5,8 +5,7 @@ Segment header, 64 bytes, big-endian:
     offset size field
     0      8    magic "LFSLOG01"
     8      8    segment id, random: records of another life of these blocks do not count
-    16     8    first_txid: of the first image
-    24     32   zero
+    16     40   zero: it is written before anybody knows which image comes first; the file's name says that
     56     8    CRC-64 of bytes 0–55
 
 Record, at a multiple of 8, big-endian:
@@ -47,7 +46,7 @@ RECORD_ALIGNMENT = 8
 STATE_OFFSET = 4
 """Of the state within a record header."""
 
-_SEGMENT = struct.Struct(">8sQQ32x")
+_SEGMENT = struct.Struct(">8sQ40x")
 _RECORD = struct.Struct(">4sB3xQQQQQQQ")
 _U64 = struct.Struct(">Q")
 assert _SEGMENT.size == SEGMENT_HEADER_SIZE - 8
@@ -113,14 +112,14 @@ def decode_record_header(data: bytes) -> RecordHeader:
     )
 
 
-def encode_segment_header(segment_id: int, first_txid: int) -> bytes:
+def encode_segment_header(segment_id: int) -> bytes:
     """Returns the 64 bytes at the start of a segment."""
-    body = _SEGMENT.pack(SEGMENT_MAGIC, segment_id, first_txid)
+    body = _SEGMENT.pack(SEGMENT_MAGIC, segment_id)
     return body + _U64.pack(crc64(body))
 
 
-def decode_segment_header(data: bytes) -> tuple[int, int]:
-    """Returns (segment id, first txid).
+def decode_segment_header(data: bytes) -> int:
+    """Returns the segment id.
 
     Raises:
         FormatError: short, wrong magic or wrong CRC.
@@ -130,8 +129,8 @@ def decode_segment_header(data: bytes) -> tuple[int, int]:
     body = data[: _SEGMENT.size]
     if _U64.unpack_from(data, _SEGMENT.size)[0] != crc64(body):
         raise FormatError("log segment header: wrong CRC")
-    _, segment_id, first_txid = _SEGMENT.unpack(body)
-    return segment_id, first_txid
+    segment_id: int = _SEGMENT.unpack(body)[1]
+    return segment_id
 
 
 def padded(length: int) -> int:

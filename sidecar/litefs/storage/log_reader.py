@@ -144,7 +144,7 @@ class LogReader:
         except FileNotFoundError:
             raise LogGapError(f"{path}: segment is gone") from None
         try:
-            segment_id, _ = decode_segment_header(os.pread(fd, SEGMENT_HEADER_SIZE, 0))
+            segment_id = decode_segment_header(os.pread(fd, SEGMENT_HEADER_SIZE, 0))
         except FormatError as error:
             os.close(fd)
             raise LogGapError(f"{path}: {error}") from error

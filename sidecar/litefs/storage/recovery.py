@@ -89,13 +89,13 @@ def scan_log(disk: Disk, directory: Path) -> FoundLog:
         CorruptStateError: a segment has no valid header.
     """
     found = FoundLog([], [])
-    for path in sorted(path for path in directory.iterdir() if segment_txid(path.name) is not None):
+    names = {path: txid for path in directory.iterdir() if (txid := segment_txid(path.name)) is not None}
+    for path, first_txid in sorted(names.items()):
         fd = disk.open("recovery.open_segment", path, os.O_RDWR)
-        segment = Segment(path, fd, 0, 0, 0, SEGMENT_HEADER_SIZE, os.fstat(fd).st_size, 0.0)
+        segment = Segment(path, fd, 0, first_txid, 0, SEGMENT_HEADER_SIZE, os.fstat(fd).st_size, 0.0)
         found.segments.append(segment)
         try:
-            header = disk.read("recovery.segment", fd, SEGMENT_HEADER_SIZE, 0)
-            segment.segment_id, segment.first_txid = decode_segment_header(header)
+            segment.segment_id = decode_segment_header(disk.read("recovery.segment", fd, SEGMENT_HEADER_SIZE, 0))
         except FormatError as error:
             found.close(disk)
             raise CorruptStateError(f"{path}: {error}") from error

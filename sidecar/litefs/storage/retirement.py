@@ -9,12 +9,15 @@ from contextlib import contextmanager
 
 
 class Retirable:
-    """Something with descriptors that is replaced while work on it may be under way. Used on the loop only."""
+    """Something with descriptors that is replaced while work on it may be under way. Used on the loop only.
+
+    `is_retired`: it was replaced; its paths may be those of what took its place.
+    """
 
     def __init__(self) -> None:
         """In use by nobody."""
         self._user_n = 0
-        self._is_retired = False
+        self.is_retired = False
 
     def close(self) -> None:
         """Closes the descriptors now; nobody uses them."""
@@ -22,7 +25,7 @@ class Retirable:
 
     def retire(self) -> None:
         """Closes the descriptors as soon as nobody uses them any more."""
-        self._is_retired = True
+        self.is_retired = True
         if not self._user_n:
             self.close()
 
@@ -34,5 +37,5 @@ class Retirable:
             yield
         finally:
             self._user_n -= 1
-            if self._is_retired and not self._user_n:
+            if self.is_retired and not self._user_n:
                 self.close()

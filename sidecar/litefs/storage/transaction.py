@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from litefs.formats.checksum import CHECKSUM_FLAG, lock_pgno, page_checksum, page_checksums
-from litefs.formats.ltx import LtxHeader
+from litefs.formats.ltx import HEADER_SIZE, TRAILER_SIZE, LtxHeader
 from litefs.formats.ltx_encoder import LtxEncoder, encode_image
 from litefs.formats.position import Checksum, NodeId, Txid
 from litefs.storage.log import Log, LogRecord
@@ -113,6 +113,11 @@ def checksum_without_tail(before: Before, commit: int) -> int:
     return running
 
 
+def image_bytes_max(page_n: int, page_size: int) -> int:
+    """Returns what an image of `page_n` pages takes at most, in bytes. LZ4 adds less than 64 to what it cannot pack."""
+    return HEADER_SIZE + page_n * (page_size + 64) + TRAILER_SIZE
+
+
 def measure(before: Before, change: Change) -> Steps[Prepared]:
     """Computes what a change does to the checksum, without making an image: for replicas, that have it already."""
     running = checksum_without_tail(before, change.commit)
@@ -144,9 +149,13 @@ def prepare(log: Log, before: Before, change: Change, group: int = 0) -> Steps[P
     Raises:
         OSError: the log could not take the image and is as it was.
     """
-    if len(change.pgnos) <= SMALL_PAGES_MAX and change.commit - before.page_n <= SMALL_PAGES_MAX:
+    grown = max(0, change.commit - before.page_n)
+    if len(change.pgnos) <= SMALL_PAGES_MAX and grown <= SMALL_PAGES_MAX:
+        yield from log.make_room(image_bytes_max(len(change.pgnos) + grown, before.page_size))
         return prepare_small(log, before, change, group)
-    return (yield from _prepare_large(log, before, change, touched(before, change.pgnos, change.commit), group))
+    pgnos = touched(before, change.pgnos, change.commit)
+    yield from log.make_room(_size_hint(before, pgnos))
+    return (yield from _prepare_large(log, before, change, pgnos, group))
 
 
 def prepare_small(log: Log, before: Before, change: Change, group: int = 0) -> Prepared:
@@ -178,8 +187,7 @@ def _prepare_large(log: Log, before: Before, change: Change, pgnos: Sequence[int
     sums: list[tuple[int, int]] = []
     header = _header(before, change, compress=before.compress)
     encoder = LtxEncoder(header)
-    size_hint = len(pgnos) * (before.page_size + 4)
-    stream = log.begin_stream(header.min_txid, header.max_txid, size_hint if not before.compress else size_hint // 2)
+    stream = log.begin_stream(header.min_txid, header.max_txid, _size_hint(before, pgnos))
     try:
         parts = [encoder.header_bytes()]
         for start in range(0, len(pgnos), YIELD_PAGES):
@@ -199,6 +207,12 @@ def _prepare_large(log: Log, before: Before, change: Change, pgnos: Sequence[int
     finally:
         stream.give_up()
     return _prepared(header, post_apply, change.commit, sums, record, group)
+
+
+def _size_hint(before: Before, pgnos: Sequence[int]) -> int:
+    """Returns about how large the image of many pages will be, in bytes."""
+    plain = len(pgnos) * (before.page_size + 4)
+    return plain // 2 if before.compress else plain
 
 
 def _encode_run(

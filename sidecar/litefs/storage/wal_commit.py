@@ -32,7 +32,7 @@ from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader
 from litefs.storage.database import Database
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.steps import Steps
-from litefs.storage.transaction import SMALL_PAGES_MAX, Change, Prepared
+from litefs.storage.transaction import SMALL_PAGES_MAX, Change, Prepared, image_bytes_max
 
 _MEANING = struct.Struct(">IIII")  # pgno, commit and the two salts decide what a frame means; its checksums do not
 _PGNO_AND_COMMIT_SIZE = 8
@@ -244,12 +244,15 @@ class WalCapture:
             commit=self._ending_commit,
             wal=(self.committed_end, offset - self.committed_end, *self._salts),
         )
-        if len(change.pgnos) <= SMALL_PAGES_MAX:
+        page_n = len(change.pgnos)
+        image_page_n = page_n + max(0, change.commit - self.database.page_n)
+        room = image_bytes_max(image_page_n, self.database.page_size)
+        if page_n <= SMALL_PAGES_MAX and self.database.log.has_room(room):
             self._committed(pending, places, self.database.prepare_small(change))
             return None
-        return self._commit_large(pending, places, change)
+        return self._commit_in_steps(pending, places, change)
 
-    def _commit_large(self, pending: list[int], places: dict[int, int], change: Change) -> Steps[None]:
+    def _commit_in_steps(self, pending: list[int], places: dict[int, int], change: Change) -> Steps[None]:
         prepared = yield from self.database.prepare(change)
         self._committed(pending, places, prepared)
         self.tail = max(self.tail, self.committed_end)

@@ -51,7 +51,7 @@ def segment(
     segment_id: int = SEGMENT_ID,
     tail: bytes = b"\0" * 4096,
 ) -> bytes:
-    data = encode_segment_header(segment_id, 1)
+    data = encode_segment_header(segment_id)
     for index, body in enumerate(images):
         header = LtxHeader.decode(body)
         state = states[index] if states else RecordState.LIVE

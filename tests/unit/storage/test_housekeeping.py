@@ -108,7 +108,7 @@ def test_retention_never_removes_an_image_after_s(world: World, player: Player) 
     database = world.database()
     for _ in range(12):
         world.commit(player, range(1, 9))
-    world.housekeeper.forget(database, NEVER)
+    run(world.housekeeper.forget(database, NEVER))
     assert database.log.first_txid() == 1
     world.tidy()
     assert 1 < database.log.first_txid() <= database.base_txid
@@ -120,7 +120,7 @@ def test_retention_keeps_what_is_younger(world: World, player: Player) -> None:
     run(world.housekeeper.settle(world.database()))
     assert world.housekeeper.checkpoint_due(world.database(), 0.0) is False
     run(world.housekeeper.checkpoint(world.database(), 0.0))
-    world.housekeeper.forget(world.database(), 0.0)
+    run(world.housekeeper.forget(world.database(), 0.0))
     assert world.database().log.first_txid() == 1
 
 

@@ -321,6 +321,6 @@ def test_a_second_image_beside_a_prepared_one_is_refused(world: World, player: P
     player.begin(after, sync=True)
     player.write_pages(after, sync=True)
     with pytest.raises(OSError, match="prepared"):
-        world.store.drop("a.db")
+        world.database().clear()
     player.end(JournalEnd.DELETE)
     assert world.database().txid == 2

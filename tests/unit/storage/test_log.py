@@ -1,16 +1,18 @@
 """The log of a database: appending, syncing, voiding, rolling, forgetting, reading."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from litefs.errors import DiskLostError
-from litefs.storage.log import Log, LogRecord
-from litefs.storage.log_format import RecordState
+from litefs.storage.log import NEW_NAMES, Log, LogRecord
+from litefs.storage.log_format import RecordState, segment_name
 from litefs.storage.log_reader import LogGapError, LogReader
 from litefs.storage.recovery import scan_log
-from tests.support.faulty_disk import FaultyDisk, QuickDisk
+from litefs.storage.steps import run
+from tests.support.faulty_disk import NOTHING_UNSYNCED, FaultyDisk, QuickDisk
 
 SEGMENT_BYTES = 4096
 
@@ -36,6 +38,13 @@ def image(txid: int, size: int = 500) -> bytes:
 
 def append(log: Log, txid: int, size: int = 500) -> LogRecord:
     return log.append(image(txid, size), txid, txid, txid)
+
+
+def forget(log: Log, through_txid: int, older_than_s: float = 1e18) -> int:
+    """Removes old segments; returns how many."""
+    doomed = log.forget(through_txid, older_than_s)
+    log.remove(doomed)
+    return len(doomed)
 
 
 def found(log: Log) -> list[tuple[int, str]]:
@@ -192,15 +201,15 @@ def test_a_roll_that_fails_anywhere_can_be_tried_again(log: Log, disk: FaultyDis
 def test_forgetting_stops_at_what_is_needed_young_or_unsynced(log: Log) -> None:
     for txid in range(1, 7):
         append(log, txid, 3000)
-    assert log.forget(3, 1e18) == 0
+    assert forget(log, 3) == 0
     log.sync()
-    assert log.forget(3, 0.0) == 0
-    assert log.forget(3, 1e18) == 3
+    assert forget(log, 3, 0.0) == 0
+    assert forget(log, 3) == 3
     assert log.first_txid() == 4
     with pytest.raises(LogGapError):
         images(log, 3, 6)
     assert len(images(log, 4, 6)) == 3
-    assert log.forget(6, 1e18) == 2
+    assert forget(log, 6) == 2
     assert log.first_txid() == 6
 
 
@@ -211,7 +220,7 @@ def test_a_segment_that_is_read_can_be_forgotten(log: Log) -> None:
     reader = LogReader(log.directory)
     refs = list(reader.images(1, 3))
     assert reader.read(refs[0], 0, 3000) == image(1, 3000)
-    log.forget(3, 1e18)
+    forget(log, 3)
     assert reader.read(refs[0], 10, 5) == image(1, 5)
     reader.close()
     with pytest.raises(LogGapError):
@@ -237,7 +246,7 @@ def test_a_reader_says_what_is_not_there(log: Log, range_: tuple[int, int]) -> N
     for txid in range(1, 5):
         append(log, txid, 3000)
     log.sync()
-    log.forget(1, 1e18)
+    forget(log, 1)
     with pytest.raises(LogGapError):
         list(reader.images(*range_))
     reader.close()
@@ -251,9 +260,78 @@ def test_the_next_segment_is_made_ready_in_advance(log: Log, disk: FaultyDisk) -
     log.take_spare(log.make_spare(log.spare_capacity()))
     log.take_spare(log.make_spare(log.spare_capacity()))
     assert len(list(log.directory.glob("spare-*"))) == 1
+    log.sync()
     before = len(disk.calls)
     append(log, 3, 3000)
-    assert "log.spare_zeros" not in disk.calls[before:]
+    assert disk.calls[before:] == ["log.segment_rename", "log.append"]
+    log.sync()
+    assert disk.calls[before + 2 :] == ["log.sync_names", "log.sync"]
+
+
+def test_room_is_made_off_the_loop_where_there_is_none(log: Log, disk: FaultyDisk) -> None:
+    for txid in (1, 2, 3):
+        assert not log.has_room(3000)
+        steps = log.make_room(3000)
+        made = next(steps)
+        assert made is not None
+        with pytest.raises(StopIteration):
+            steps.send(made())
+        assert log.has_room(3000)
+        assert list(log.make_room(3000)) == []
+        before = len(disk.calls)
+        append(log, txid, 3000)
+        assert disk.calls[before:] == ["log.segment_rename", "log.append"]
+
+
+def test_room_that_cannot_be_made_leaves_nothing(log: Log, disk: FaultyDisk) -> None:
+    append(log, 1, 3000)
+    disk.full = ("log.spare_zeros",)
+    with pytest.raises(OSError, match="full"):
+        run(log.make_room(3000))
+    assert [path.name for path in log.directory.iterdir()] == [segment_name(1)]
+    disk.full = ()
+    run(log.make_room(3000))
+    append(log, 2, 3000)
+    assert images(log, 1, 2) == [image(1, 3000), image(2, 3000)]
+
+
+def test_room_made_for_a_log_that_was_replaced_meanwhile_is_given_back(log: Log) -> None:
+    steps = log.make_room(3000)
+    made = next(steps)
+    assert made is not None
+    spare = made()
+    log.retire()
+    with pytest.raises(StopIteration):
+        steps.send(spare)
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(spare.fd)
+
+
+def test_an_image_is_durable_only_with_the_name_of_its_segment(log: Log, disk: FaultyDisk, tmp_path: Path) -> None:
+    disk.sync_directory("test", tmp_path)
+    append(log, 1)
+    fds, txid = log.unsynced()
+    for fd in fds:
+        if fd != NEW_NAMES:
+            disk.sync("test", fd)
+    disk.leave(NOTHING_UNSYNCED, tmp_path / "before")
+    assert not list((tmp_path / "before/dbs/a.db/log").glob("*.ltxlog"))
+    log.sync_descriptors(fds)
+    log.synced(fds, txid)
+    disk.leave(NOTHING_UNSYNCED, tmp_path / "left")
+    assert list((tmp_path / "left/dbs/a.db/log").glob("*.ltxlog"))
+
+
+def test_a_log_whose_names_could_not_be_synced_is_never_believed_again(log: Log, disk: FaultyDisk) -> None:
+    record = append(log, 1)
+    disk.fail_at = len(disk.calls) + 1
+    fds, _ = log.unsynced()
+    with pytest.raises(OSError, match="sync_names"):
+        log.sync_descriptors(fds)
+    with pytest.raises(OSError, match="earlier"):
+        log.sync_descriptors(fds)
+    with pytest.raises(DiskLostError):
+        log.void(record, 0)
 
 
 def test_segments_grow_with_the_database(tmp_path: Path) -> None:
@@ -275,5 +353,5 @@ def test_the_size_counts_what_is_there(log: Log) -> None:
     record = append(log, 7, 100)
     log.void(record, 6)
     log.sync()
-    log.forget(4, 1e18)
+    forget(log, 4)
     assert log.size_bytes == 2 * (64 + 72 + 3000)

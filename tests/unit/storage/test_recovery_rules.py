@@ -10,6 +10,7 @@ import pytest
 from litefs.storage.disk import Buffer
 from litefs.storage.log_format import RECORD_HEADER_SIZE, STATE_OFFSET, RecordState
 from litefs.storage.log_reader import ImageRef, LogReader
+from litefs.storage.steps import run
 from tests.support.faulty_disk import NOTHING_UNSYNCED, FaultyDisk, QuickDisk
 from tests.support.sqlite_player import Player
 from tests.support.storage_world import NEVER, World, examine
@@ -134,7 +135,7 @@ def test_a_snapshot_keeps_the_images_it_may_need(tmp_path: Path) -> None:
     assert world.database().base_txid == 9
     assert world.database().log.first_txid() == 1
     world.database().base.close_aside(1)
-    world.housekeeper.forget(world.database(), NEVER)
+    run(world.housekeeper.forget(world.database(), NEVER))
     assert world.database().log.first_txid() > 1
     world.close()
 
