@@ -4,11 +4,11 @@ Apart from `server`, because it is needed before the web framework is: a port th
 """
 
 import socket
+from asyncio import BaseTransport
 from typing import Any
 
 PEER_TIMEOUT_MS = 30_000
 """TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged, or the window shut, before the kernel resets."""
-
 
 BACKLOG = 128
 
@@ -30,6 +30,12 @@ def listen(host: str, port: int) -> socket.socket:
         except OSError as error:
             failure = error
     raise failure or OSError(f"no address for {host!r}")
+
+
+def set_dead_after(connection: BaseTransport, seconds: float) -> None:
+    """Has the kernel reset a connection when sent bytes stay unacknowledged, or the window shut, for so long."""
+    peer: socket.socket = connection.get_extra_info("socket")
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
 
 
 def _listen_at(listener: socket.socket, address: Any) -> socket.socket:

@@ -17,8 +17,9 @@ from litefs.errors import LiteFSError
 from litefs.http.errors import SlowPeerError
 from litefs.http.pump import Write
 
-ABORT_EXTENSION = "litefs.connection.abort"
-"""Key of the ASGI extension by which the server offers a function that resets the connection."""
+CONNECTION_EXTENSION = "litefs.connection"
+"""Key of the ASGI extension by which the server offers two functions: `abort` resets the connection (or stream);
+`set_dead_after` has the kernel do so when the peer acknowledges, or takes, nothing for so many seconds."""
 
 SEND_DEADLINE_S = 30.0
 """Longest time in which a peer takes nothing. Longer than any pause of ours, shorter than TCP's own 15 minutes."""
@@ -87,10 +88,10 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def _abort(scope: Scope, gone: asyncio.Task[None]) -> None:
-    abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
-    if abort is None:
+    connection = scope.get("extensions", {}).get(CONNECTION_EXTENSION)
+    if connection is None:
         return  # a server without it closes the connection: the response is not complete
-    abort["abort"]()
+    connection["abort"]()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ABORTED_S):
             await gone

@@ -1,6 +1,7 @@
 """The HTTP server of a node: uvicorn on the event loop of the process, with bounds on what a peer may do.
 
-What uvicorn does not bound by itself, and this module does:
+A connection whose first bytes are the preface of HTTP/2 goes to `h2_connection`; all others are HTTP/1.1, and
+what uvicorn does not bound by itself, and this module does:
 
     a connection that sends no or half a request head    closed after `HEAD_DEADLINE_S`
     a request head without end                           431 and closed after `HEAD_BYTES_MAX`
@@ -12,12 +13,15 @@ import asyncio
 import contextlib
 from asyncio import TimerHandle, Transport
 from collections.abc import Iterator
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from litefs.http.responses import ABORT_EXTENSION
+from litefs.http.h2_connection import PREFACE, Http2Connection
+from litefs.http.listener import set_dead_after
+from litefs.http.responses import CONNECTION_EXTENSION
 
 HEAD_DEADLINE_S = 10.0
 """LiteFS's proxy gives a request head as long."""
@@ -42,6 +46,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_timer: TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
+    _first_bytes: bytes | None = b""
+    """What came so far while it may be the preface of HTTP/2; None once it cannot."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Starts the deadline of the first head, or resets a connection too many."""
@@ -64,6 +70,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_timer is None:
                 self._await_head()
+        if self._first_bytes is not None:
+            data = self._first_bytes + data
+            if PREFACE.startswith(data[: len(PREFACE)]):
+                self._first_bytes = data
+                if len(data) >= len(PREFACE):
+                    self._hand_over(data)
+                return
+            self._first_bytes = None
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
             self.transport.write(_HEAD_TOO_LARGE)
@@ -72,7 +86,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Offers the response a way to reset the connection."""
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT_EXTENSION: {"abort": self.transport.abort}}
+        self.scope["extensions"] = {
+            CONNECTION_EXTENSION: {
+                "abort": self.transport.abort,
+                "set_dead_after": partial(set_dead_after, self.transport),
+            }
+        }
 
     def on_headers_complete(self) -> None:
         """Stops the deadline: the head is there."""
@@ -85,6 +104,17 @@ class BoundedProtocol(HttpToolsProtocol):
         """Expects the next head."""
         self._in_head = True
         super().on_message_complete()
+
+    def _hand_over(self, data: bytes) -> None:
+        """Lets HTTP/2 have the connection."""
+        self._stop_head_timer()
+        self.connections.discard(self)
+        successor = Http2Connection(
+            self.app, self.server_state, head_deadline_s=HEAD_DEADLINE_S, keep_alive_s=KEEP_ALIVE_S
+        )
+        self.transport.set_protocol(successor)
+        successor.connection_made(self.transport)
+        successor.data_received(data)
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._head_overdue)

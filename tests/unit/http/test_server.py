@@ -36,7 +36,7 @@ def _rest(connection: socket.socket) -> bytes:
 GARBAGE = [
     b"\0" * 100,
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),  # a TLS hello
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nXM\r\n\r\n",
     b"GET\r\n\r\n",
     b"GET /info HTTP/9.9\r\n\r\n",
     b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
