@@ -4,7 +4,7 @@ Strategy: each section is a frozen pydantic model that forbids unknown keys, as 
 that stands in the file (`config.py` keeps it), so that a hostname called `no` stays one; the types below read it.
 
 Source: LiteFS 0.5.14, `cmd/litefs/config.go` and `etc/litefs.yml`. Keys of our own: `data.overlay-memory`,
-`data.segment-size`, `fuse.default-permissions`.
+`data.segment-size`, `fuse.default-permissions`, `fuse.low-latency`.
 """
 
 import re
@@ -111,6 +111,7 @@ class FuseSection(Section):
     allow_other: Flag = False
     debug: Flag = False
     default_permissions: Flag = False
+    low_latency: Flag = False
 
 
 class HttpSection(Section):

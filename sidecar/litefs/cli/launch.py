@@ -60,6 +60,7 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         set_aside_damaged=not is_primary,
         allow_other=config.fuse.allow_other,
         default_permissions=config.fuse.default_permissions,
+        low_latency=config.fuse.low_latency,
         debug=config.fuse.debug,
         compress=config.data.compress,
         overlay_memory_bytes=config.data.overlay_memory,

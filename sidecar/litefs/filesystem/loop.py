@@ -33,6 +33,7 @@ from typing import Any, Self, TypeVar
 import pyfuse3
 
 from litefs.filesystem.disk_pace import DiskPace
+from litefs.filesystem.wakefulness import Wakefulness
 from litefs.storage.steps import LogSync, Step, Steps
 
 SPIN_S = 50e-6
@@ -164,6 +165,7 @@ class Loop:
         self._threads = 0
         self._pending_jobs = 0
         self._pace = pace or DiskPace()
+        self.wakefulness: Wakefulness | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.watch(self._wake_fd, self._collect)
 
@@ -270,6 +272,8 @@ class Loop:
     def spin(self) -> None:
         """Asks the loop not to sleep for the next `SPIN_S`: another request is on its way."""
         self.spin_until = time.monotonic() + SPIN_S
+        if self.wakefulness is not None:
+            self.wakefulness.hold()
 
     async def wait_readable(self, fd: int) -> None:
         """Waits until `fd` is readable. For `/dev/fuse`: one waiter at a time."""

@@ -27,6 +27,7 @@ class FilesystemSettings(msgspec.Struct, frozen=True, kw_only=True):
         mount_dir: absolute path of the mount point.
         primary: this node is the primary for ever (static lease); otherwise the node process says so.
         set_aside_damaged: go on without a database that does not add up: for a node that never has the only copy.
+        low_latency: keep the machine's processors from sleeping while transactions are written.
         compress: write LTX images as LZ4 frames.
         overlay_memory_bytes: uncommitted pages kept in memory per database before they spill to disk.
         segment_bytes: size of a log segment once a database has grown to it.
@@ -41,6 +42,7 @@ class FilesystemSettings(msgspec.Struct, frozen=True, kw_only=True):
     set_aside_damaged: bool = False
     allow_other: bool = False
     default_permissions: bool = False
+    low_latency: bool = False
     debug: bool = False
     compress: bool = True
     overlay_memory_bytes: int = 64 << 20
@@ -48,6 +50,22 @@ class FilesystemSettings(msgspec.Struct, frozen=True, kw_only=True):
     retention_s: float = 600.0
     retention_check_s: float = 60.0
     log: LogSettings = LogSettings()
+
+
+class ConsulSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the lease is kept, when it is kept in Consul.
+
+    Attributes:
+        url: `http(s)://user:TOKEN@host:port/prefix`.
+        key: of the lease, below the prefix.
+        ttl_s: of the session.
+        lock_delay_s: how long Consul refuses a new holder after one that did not release the lease.
+    """
+
+    url: str
+    key: str
+    ttl_s: float
+    lock_delay_s: float
 
 
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +76,11 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         http_port: port to listen on; 0 picks a free one.
         primary: static lease: this node is the primary.
         primary_url: static lease, replica: where the primary is reached.
-        hostname: the primary's hostname as `.primary` shows it.
+        hostname: static lease: the primary's hostname as `.primary` shows it; else this node's own.
+        advertise_url: where the other nodes reach this one; "" with a static lease on a replica.
+        candidate: this node may become primary.
+        promote: ask for the lease once this node has caught up.
+        consul: where the lease is; None for a static one.
         reconnect_delay_s: pause before a broken stream is opened again.
         snapshot_timeout_s: longest time that one snapshot may take to send.
     """
@@ -72,6 +94,10 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     primary: bool
     primary_url: str = ""
     hostname: str = ""
+    advertise_url: str = ""
+    candidate: bool = False
+    promote: bool = False
+    consul: ConsulSettings | None = None
     reconnect_delay_s: float = 1.0
     snapshot_timeout_s: float = 600.0
     compress: bool = True

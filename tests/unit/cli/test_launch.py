@@ -30,7 +30,13 @@ def test_translates_every_key_that_the_processes_read() -> None:
             "overlay-memory": "1MB",
             "segment-size": "2MB",
         },
-        fuse={"dir": "/m/", "allow-other": "true", "debug": "true", "default-permissions": "true"},
+        fuse={
+            "dir": "/m/",
+            "allow-other": "true",
+            "debug": "true",
+            "default-permissions": "true",
+            "low-latency": "true",
+        },
         http={"addr": "10.0.0.1:1", "snapshot-timeout": "3s"},
         lease={**replica_of("http://p:1"), "reconnect-delay": "2s"},
         log={"format": "json", "timestamp": "true", "debug": "true"},
@@ -40,6 +46,7 @@ def test_translates_every_key_that_the_processes_read() -> None:
     assert filesystem.allow_other
     assert filesystem.debug
     assert filesystem.default_permissions
+    assert filesystem.low_latency
     assert not filesystem.compress
     assert (filesystem.overlay_memory_bytes, filesystem.segment_bytes) == (1 << 20, 2 << 20)
     assert (filesystem.retention_s, filesystem.retention_check_s) == (3600, 120)
