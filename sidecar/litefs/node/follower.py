@@ -8,7 +8,6 @@ Positions: the follower asks for what follows the last image in its log, applied
 answers with a snapshot, the database is replaced as a whole.
 """
 
-import http.client
 import logging
 import random
 import socket
@@ -16,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,11 +38,12 @@ from litefs.formats.stream import (
 from litefs.link import messages as m
 from litefs.node.image_receiver import ImageReceiver
 from litefs.node.replicas import Replicas
+from litefs.node.stream_client import StreamResponse, post_http1, post_http2
 
-SILENCE_MAX_S = 10.0
+SILENCE_MAX_S = 5.0
 """The primary sends a heartbeat each second."""
 
-RECEIVE_BYTES = 64 << 10
+REASON_BYTES_MAX = 1024
 BACKOFF_MAX_FACTOR = 8
 PROGRESS_EVERY_S = 5.0
 LAG_EVERY_S = 0.1
@@ -79,8 +80,9 @@ class Follower:
         reconnect_delay_s: float,
         replicas: Replicas,
         check_cluster: Callable[[str], None],
+        on_handed: Callable[[str], None] = lambda _lease_id: None,
     ) -> None:
-        """Args: check_cluster: raises PeerError when the primary's cluster is not ours."""
+        """Args: check_cluster: raises PeerError when the primary's cluster is not ours; on_handed: takes the lease."""
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "localhost", parts.port or 20202
         self._hostname = hostname
@@ -89,8 +91,11 @@ class Follower:
         self._reconnect_delay_s = reconnect_delay_s
         self._replicas = replicas
         self._check_cluster = check_cluster
+        self._on_handed = on_handed
+        self._taking = threading.Lock()
+        """Held while something of the stream is taken in."""
         self._stopping = threading.Event()
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: socket.socket | None = None
         self._receiver: ImageReceiver | None = None
         self._name = ""
         self._has_progressed = False
@@ -107,12 +112,19 @@ class Follower:
         self._stopping.set()
         self.reconnect()
 
+    def join(self, timeout_s: float) -> bool:
+        """Waits until nothing of the stream is taken in any more, after `stop`. Returns whether that is so."""
+        if not self._taking.acquire(timeout=timeout_s):
+            return False
+        self._taking.release()
+        return True
+
     def reconnect(self) -> None:
         """Drops the connection, so that the positions are told anew. From any thread."""
         connection = self._connection
-        if connection is not None and connection.sock is not None:
+        if connection is not None:
             try:
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # it is closed already
 
@@ -124,7 +136,7 @@ class Follower:
                 self._follow()
             except LinkClosedError:
                 return
-            except (LiteFSError, OSError, http.client.HTTPException) as error:
+            except (LiteFSError, OSError) as error:
                 if not self._stopping.is_set():
                     _log.warning("stream from %s:%d: %s", self._host, self._port, str(error) or type(error).__name__)
             except Exception:  # noqa: BLE001 - without this thread the node would stand still for ever
@@ -139,37 +151,56 @@ class Follower:
         if self._receiver is not None:
             self._receiver.abort()
             self._receiver = None
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._close()
         if self.state.is_connected:
             self.state.is_connected = False
-            self._replicas.tell(m.SetPrimary(""))
+            if not self._stopping.is_set():  # else somebody else may be primary already
+                self._replicas.tell(m.SetPrimary(""))
 
     # ---- one connection ----
 
     def _follow(self) -> None:
-        connection = self._connection = http.client.HTTPConnection(self._host, self._port, timeout=SILENCE_MAX_S)
-        body = encode_position_map(self._replicas.positions())
-        headers = {"Litefs-Id": f"{self._node_id:016X}", "Content-Type": "application/octet-stream"}
-        connection.request("POST", "/stream", body=body, headers=headers)
-        response = connection.getresponse()
-        if response.status != http.client.OK:
-            reason = response.read(1024).decode("utf-8", "replace").strip()
-            raise PeerError(f"{response.status} {reason}")
-        cluster_id = response.headers.get("Litefs-Cluster-Id", "")
+        response = self._ask()
+        if response.status != HTTPStatus.OK:
+            raise PeerError(f"{response.status} {_reason_of(response)}")
+        cluster_id = response.headers.get("litefs-cluster-id", "")
         self._check_cluster(cluster_id)
         self.state.cluster_id = cluster_id
         self.state.is_connected = True
         self._replicas.tell(m.SetPrimary(self._hostname or self._host))
         _log.info("following %s:%d", self._host, self._port)
         decoder = StreamDecoder()
-        while data := response.read1(RECEIVE_BYTES):
-            for event in decoder.feed(data):
-                if isinstance(event, EndFrame):
-                    return
-                self._take(event)
+        while data := response.read():
+            with self._taking:
+                for event in decoder.feed(data):
+                    if isinstance(event, EndFrame) or self._stopping.is_set():
+                        return
+                    self._take(event)
         decoder.finish()
+
+    def _ask(self) -> StreamResponse:
+        """Returns the answer to our positions: of HTTP/1.1, or of HTTP/2 where the primary wants that."""
+        body = encode_position_map(self._replicas.positions())
+        headers = {"Litefs-Id": f"{self._node_id:016X}", "Content-Type": "application/octet-stream"}
+        authority = f"{self._host}:{self._port}"
+        response = post_http1(self._connect(), authority, headers, body)
+        if response.status == HTTPStatus.UPGRADE_REQUIRED:
+            response = post_http2(self._connect(), authority, headers, body)
+        return response
+
+    def _connect(self) -> socket.socket:
+        self._close()
+        connection = socket.create_connection((self._host, self._port), timeout=SILENCE_MAX_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection = connection
+        if self._stopping.is_set():
+            raise PeerError("stopped")  # `stop` may have looked before there was a connection
+        return connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _take(self, event: Event) -> None:
         match event:
@@ -188,8 +219,10 @@ class Follower:
                 self.state.is_ready = True
             case DropDbFrame():
                 _log.info("%s: the primary does not have it; kept", event.name)
-            case HwmFrame() | HandoffFrame() | EndFrame():
-                pass  # backups and leases are not built yet
+            case HandoffFrame():
+                self._on_handed(event.lease_id)
+            case HwmFrame() | EndFrame():
+                pass  # backups are not built yet
 
     def _heard(self, timestamp_ms: int) -> None:
         # What waits for an application is not shown yet: this node is as far behind as that.
@@ -271,3 +304,11 @@ class Follower:
             self._said = now
             rate = receiver.size / (now - self._begun) / 1e6
             _log.info("%s: snapshot: %.0f MB received (%.0f MB/s)", self._name, receiver.size / 1e6, rate)
+
+
+def _reason_of(response: StreamResponse) -> str:
+    """Returns what a primary says with a refusal, or nothing where it cannot be had."""
+    try:
+        return response.read()[:REASON_BYTES_MAX].decode("utf-8", "replace").strip()
+    except (PeerError, OSError):
+        return ""
