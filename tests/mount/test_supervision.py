@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import children
-from tests.support.filesystem_node import NodeFailedError
+from tests.support.filesystem_node import FilesystemNode, NodeFailedError
 from tests.support.fuse_mounts import connection_number, detach
 from tests.support.litefs_node import STOP_TIMEOUT_S, LitefsNode
 
@@ -163,6 +163,17 @@ def test_a_killed_supervisor_takes_everything_with_it(node: Node) -> None:
     os.kill(node.pid, signal.SIGKILL)
     await_true(lambda: connection_number(node.mount_dir) is None, "the mount is gone")
     await_true(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids[1:]), "the processes are gone")
+
+
+def test_a_supervisor_that_dies_before_the_mount_is_there_leaves_no_dead_mount(tmp_path: Path) -> None:
+    filesystem = FilesystemNode(tmp_path)
+    try:
+        filesystem.launch().close()
+        await_true(lambda: filesystem.exit_code is not None, "the filesystem process ends")
+        assert filesystem.exit_code == 0, filesystem.log_text()
+        assert connection_number(filesystem.mount_dir) is None
+    finally:
+        filesystem.stop()
 
 
 def test_what_a_crash_left_mounted_is_detached_at_the_next_start(node: Node) -> None:

@@ -70,6 +70,10 @@ class FilesystemNode:
         Raises:
             NodeFailedError: it ended, or did not mount in time.
         """
+        self._await_mounted(self.launch())
+
+    def launch(self) -> socket.socket:
+        """Starts the process. Returns the supervisor's end of its control socket, which stays the node's."""
         control, control_end = socket.socketpair()
         link, link_end = socket.socketpair()
         self._sockets = [control, link]
@@ -98,7 +102,7 @@ class FilesystemNode:
         link_end.close()
         # Nobody listens to the node end, but a full socket must not look like a slow node.
         threading.Thread(target=_drain, args=(link,), daemon=True).start()
-        self._await_mounted(control)
+        return control
 
     def kill(self) -> None:
         """Ends the filesystem process with SIGKILL and detaches the dead mount, as the supervisor would."""
@@ -124,6 +128,11 @@ class FilesystemNode:
     def free(self) -> None:
         """Aborts the connection, so that whatever waits for this mount gets an error."""
         abort(self.mount_dir)
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the process; None while it runs."""
+        return self._process.poll() if self._process is not None else None
 
     @property
     def is_alive(self) -> bool:

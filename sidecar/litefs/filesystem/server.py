@@ -5,6 +5,7 @@ the supervisor has detached the mount, or we do it first; then everything is clo
 """
 
 import array
+import contextlib
 import logging
 import os
 import signal
@@ -89,32 +90,38 @@ class FilesystemServer:
 
     def run(self) -> None:
         """Mounts and serves until the mount is detached or the supervisor is gone."""
-        settings = self._settings
         self._loop.install()
-        if settings.low_latency:
+        if self._settings.low_latency:
             self._loop.wakefulness = Wakefulness(self._loop.call_later)
-        options = {"fsname=litefs", "subtype=litefs"}
-        if settings.allow_other:
-            options.add("allow_other")
-        if settings.default_permissions:
-            options.add("default_permissions")
-        if settings.debug:
-            options.add("debug")
-        pyfuse3.init(self._operations, settings.mount_dir, options)
-        fuse_fd = _fuse_descriptor()
-        negotiate(self._loop, fuse_fd)
+        pyfuse3.init(self._operations, self._settings.mount_dir, self._mount_options())
+        # Whatever happens from here on: no dead mount is left behind.
+        try:
+            self._begin()
+            self._loop.run(pyfuse3.main(min_tasks=8, max_tasks=WORKERS_MAX))
+        finally:
+            pyfuse3.close(unmount=True)
+            self._store.close()
+            self._data_dir.close()
+
+    def _mount_options(self) -> set[str]:
+        settings = self._settings
+        asked = {
+            "allow_other": settings.allow_other,
+            "default_permissions": settings.default_permissions,
+            "debug": settings.debug,
+        }
+        return {"fsname=litefs", "subtype=litefs", *(option for option, is_asked in asked.items() if is_asked)}
+
+    def _begin(self) -> None:
+        """Joins the kernel, the supervisor and the node process; all of them wait until the loop runs."""
+        settings = self._settings
+        negotiate(self._loop, _fuse_descriptor())
         self._link.attach(socket.socket(fileno=settings.link_fd))
         self._loop.watch(self._control.fileno(), self._receive_control)
         self._send_control(Mounted(_mount_device(settings.mount_dir)))
         self._loop.spawn(self._link.serve(), "link")
         self._loop.call_later(settings.retention_check_s, self._tick)
         signal.signal(signal.SIGTERM, lambda number, frame: self._loop.call_from_signal(self._end))
-        try:
-            self._loop.run(pyfuse3.main(min_tasks=8, max_tasks=WORKERS_MAX))
-        finally:
-            pyfuse3.close(unmount=True)
-            self._store.close()
-            self._data_dir.close()
 
     # ---- behind the commits ----
 
@@ -209,7 +216,8 @@ class FilesystemServer:
     # ---- the supervisor ----
 
     def _send_control(self, message: msgspec.Struct) -> None:
-        self._control.sendall(msgspec.json.encode(message) + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # its end of file, which ends us, is on the way
+            self._control.sendall(msgspec.json.encode(message) + b"\n")
 
     def _end(self) -> None:
         """Ends `run`, which then detaches the mount and closes everything."""
