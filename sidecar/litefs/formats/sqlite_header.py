@@ -99,9 +99,13 @@ def page_size_of(page1: bytes | bytearray | memoryview) -> int:
 
 
 def page_n_of(page1: bytes | bytearray | memoryview) -> int:
-    """Returns the size of the database in pages that page 1 states, unchecked."""
+    """Returns the size of the database in pages that page 1 states, unchecked.
+
+    Returns:
+        0 where the size of the file is what counts: an SQLite before 3.7.0 was the last to write.
+    """
     page_n: int = _U32.unpack_from(page1, 28)[0]
-    return page_n
+    return page_n if page1[24:28] == page1[92:96] else 0
 
 
 def is_wal_mode(page1: bytes | bytearray | memoryview) -> bool:

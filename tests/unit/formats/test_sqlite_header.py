@@ -47,6 +47,7 @@ def test_a_stale_page_n_is_told_from_a_valid_one(database: Path) -> None:
     data = bytearray(make(database, 512, "delete"))
     data[27] ^= 1
     assert not SqliteHeader.parse(data).is_page_n_valid
+    assert not page_n_of(data)
     data[27] ^= 1
     data[28:32] = bytes(4)
     assert not SqliteHeader.parse(data).is_page_n_valid

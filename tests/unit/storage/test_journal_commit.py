@@ -181,6 +181,17 @@ def test_no_sync_is_believed_after_a_failed_one(world: World, player: Player) ->
     assert world.database().log.durable_txid == 1
 
 
+def test_an_sqlite_that_keeps_no_page_count_grows_and_shrinks_a_database(world: World, player: Player) -> None:
+    """Before 3.7.0: page 1 goes on stating the count of whoever wrote before, beside that one's change counter."""
+    replica = ModelReplica(world.database())
+    for page_n in (9, 3):
+        after, before = player.change([2], page_n), player.pages[0]
+        after[0] = after[0][:28] + before[28:32] + after[0][32:92] + before[92:96] + after[0][96:]
+        player.commit(after)
+        replica.catch_up()
+        assert shown(player) == replica.content == player.content == b"".join(after)
+
+
 def test_a_write_without_a_journal_is_refused(world: World, player: Player) -> None:
     with pytest.raises(UncapturedWriteError):
         player.served.write(0, bytes(PAGE_SIZE), by_sqlite=True)
