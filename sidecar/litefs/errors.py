@@ -15,6 +15,11 @@
     │   └── UncapturedWriteError  a change that no journal or WAL announces cannot be replicated
     ├── PositionMismatchError  an image does not follow the position it was offered to; nothing was applied
     ├── LockHeldError          an application holds a lock we need; nothing was done, try again
+    ├── LeaseError             the lease could not be changed or confirmed as asked
+    │   ├── LeaseLostError     this node does not hold it; another one may
+    │   └── LeaseUnavailableError  whoever keeps the lease did not answer; what was asked may or may not have happened
+    ├── HandoffRefusedError    the lease stays where it is
+    │   └── NotCandidateError  this node can never become primary
     ├── LinkClosedError        the other process is gone; what was asked may or may not have happened
     └── PeerError              the other node broke the protocol or went silent; the connection is dropped
 
@@ -81,6 +86,26 @@ class PositionMismatchError(LiteFSError):
 
 class LockHeldError(LiteFSError):
     """An application holds a SQLite lock that is needed. Nothing was done; trying again is right."""
+
+
+class LeaseError(LiteFSError):
+    """The lease could not be changed or confirmed as asked."""
+
+
+class LeaseLostError(LeaseError):
+    """This node does not hold the lease. Another node may hold it already."""
+
+
+class LeaseUnavailableError(LeaseError):
+    """Whoever keeps the lease did not answer. What was asked may or may not have happened."""
+
+
+class HandoffRefusedError(LiteFSError):
+    """The lease is not handed over; it stays where it is."""
+
+
+class NotCandidateError(HandoffRefusedError):
+    """This node can never become primary: its configuration says so."""
 
 
 class LinkClosedError(LiteFSError):

@@ -154,8 +154,9 @@ class ConsulSection(Section):
 
     url: str = ""
     key: str = ""
-    ttl: DurationS = 10.0
-    lock_delay: DurationS = 1.0
+    # Consul's own minimum is 10 s, unless its session_ttl_min is lowered; below a second a renewal is a matter of luck.
+    ttl: DurationS = Field(default=10.0, ge=1.0)
+    lock_delay: DurationS = Field(default=1.0, ge=0.0)
 
 
 class LeaseSection(Section):
@@ -225,13 +226,22 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _lease_in_consul_has_a_place(self) -> Self:
+        lease = self.lease
+        if lease.type is LeaseType.CONSUL:
+            if not lease.consul.url or not lease.consul.key.strip("/"):
+                raise ValueError("lease.consul.url and lease.consul.key are required when lease.type is consul")
+        elif lease.promote:
+            raise ValueError("lease.promote needs a lease that can move: lease.type is static")
+        return self
+
 
 # A key listed here is refused as soon as its value would make a difference, that is, when it is not the default.
 # What LiteFS itself leaves unread (lease.consul with a static lease, tracing.enabled without a path) is not listed.
 NOT_BUILT_YET = (
     "strict-verify",
     "proxy",
-    "lease.promote",
     "lease.databases",
     "backup",
     "tracing.path",
@@ -244,10 +254,8 @@ NOT_BUILT_YET = (
 def keys_not_built_yet(config: Config) -> Iterator[str]:
     """Yields the dotted keys of `config` that ask for something that this version does not do, in file order.
 
-    A key counts when it is set to something else than its default. `lease.type` counts when it is consul.
+    A key counts when it is set to something else than its default.
     """
-    if config.lease.type is LeaseType.CONSUL:
-        yield "lease.type consul"
     for dotted in NOT_BUILT_YET:
         section: Section = config
         *parents, name = dotted.split(".")

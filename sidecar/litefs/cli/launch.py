@@ -8,15 +8,16 @@ import ipaddress
 import logging
 import os
 import shlex
+import socket
 import sys
 from urllib.parse import urlsplit
 
 import msgspec
 
-from litefs.cli.config_models import Config
+from litefs.cli.config_models import Config, ConsulSection, LeaseType
 from litefs.cli.plan import Plan
 from litefs.errors import ConfigError
-from litefs.link.settings import FilesystemSettings, LogSettings, NodeSettings
+from litefs.link.settings import ConsulSettings, FilesystemSettings, LogSettings, NodeSettings
 
 _UNSET_FD = -1  # the supervisor makes the sockets and fills in their numbers
 _PROCESS_MODULES = {"filesystem": "litefs.cli.filesystem_process", "node": "litefs.cli.node_process"}
@@ -50,14 +51,18 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
     """Translates the user's keys into the settings of the two processes; paths become absolute."""
     log = LogSettings(format=config.log.format.value, timestamp=config.log.timestamp, debug=config.log.debug)
     data_dir, mount_dir = os.path.abspath(config.data.dir), os.path.abspath(config.fuse.dir)
-    is_primary = config.lease.candidate
+    lease = config.lease
+    is_static = lease.type is LeaseType.STATIC
+    is_primary = is_static and lease.candidate
+    hostname = lease.hostname or ("" if is_static else socket.gethostname())
+    own_url = lease.advertise_url or ("" if is_static else f"http://{hostname}:{config.http.port}")
     filesystem = FilesystemSettings(
         link_fd=_UNSET_FD,
         control_fd=_UNSET_FD,
         data_dir=data_dir,
         mount_dir=mount_dir,
         primary=is_primary,
-        set_aside_damaged=not is_primary,
+        set_aside_damaged=not lease.candidate,
         allow_other=config.fuse.allow_other,
         default_permissions=config.fuse.default_permissions,
         low_latency=config.fuse.low_latency,
@@ -77,14 +82,22 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         http_host=config.http.host,
         http_port=config.http.port,
         primary=is_primary,
-        primary_url="" if is_primary else config.lease.advertise_url,
-        hostname=config.lease.hostname,
-        reconnect_delay_s=config.lease.reconnect_delay,
+        primary_url=lease.advertise_url if is_static and not is_primary else "",
+        hostname=hostname,
+        advertise_url="" if is_static and not is_primary else own_url,
+        candidate=lease.candidate,
+        promote=lease.promote and lease.candidate and not is_static,
+        consul=None if is_static else _consul_settings(lease.consul),
+        reconnect_delay_s=lease.reconnect_delay,
         snapshot_timeout_s=config.http.snapshot_timeout or config.data.retention,
         compress=config.data.compress,
         log=log,
     )
     return filesystem, node
+
+
+def _consul_settings(consul: ConsulSection) -> ConsulSettings:
+    return ConsulSettings(url=consul.url, key=consul.key, ttl_s=consul.ttl, lock_delay_s=consul.lock_delay)
 
 
 def warn_about_loopback(config: Config) -> None:

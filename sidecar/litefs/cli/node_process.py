@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 
 import msgspec
@@ -24,7 +25,7 @@ from litefs.cli.exit_codes import FAILURE, exit_code_of
 from litefs.cli.logs import configure
 from litefs.errors import LiteFSError
 from litefs.http.listener import listen
-from litefs.link.settings import SETTINGS_VARIABLE, NodeReady, NodeSettings
+from litefs.link.settings import SETTINGS_VARIABLE, NodeReady, NodeSettings, SteppedDown
 from litefs.node.node import Node
 
 READY_CHECK_S = 0.02
@@ -85,10 +86,10 @@ async def _run(settings: NodeSettings, listener: socket.socket) -> int:
     stream_settings = StreamSettings(compress=settings.compress, snapshot_timeout_s=settings.snapshot_timeout_s)
     with socket.socket(fileno=settings.control_fd) as control:
         control.setblocking(False)
-        loop.add_reader(control, _read_control, control, ending)
+        loop.add_reader(control, _read_control, control, ending, node)
         announcing = asyncio.create_task(_announce(node, control, ending.stopping))
         try:
-            await serve(node, listener, stream_settings, ending.stopping)
+            await serve(node, listener, stream_settings, ending.stopping, node.attach_streams)
         finally:
             announcing.cancel()
             loop.remove_reader(control)
@@ -113,10 +114,11 @@ async def _announce(node: Node, control: socket.socket, stopping: asyncio.Event)
     logger.info("node is ready")
 
 
-def _read_control(control: socket.socket, ending: _Ending) -> None:
-    """The supervisor says nothing to this process: what can be read is its end."""
+def _read_control(control: socket.socket, ending: _Ending, node: Node) -> None:
+    """Takes the one order of the supervisor, to step down, and notices its end."""
     try:
         if control.recv(4096):
+            threading.Thread(target=_step_down, args=(node, control), name="step-down", daemon=True).start()
             return
     except BlockingIOError:
         return
@@ -124,6 +126,12 @@ def _read_control(control: socket.socket, ending: _Ending) -> None:
         logger.warning("control socket: %s", error)
     asyncio.get_running_loop().remove_reader(control)
     ending.stop()
+
+
+def _step_down(node: Node, control: socket.socket) -> None:
+    node.step_down()
+    with contextlib.suppress(OSError):  # the supervisor waits no longer
+        control.send(msgspec.json.encode(SteppedDown()) + b"\n")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ EXIT_CONFIG_REFUSED = 2  # no second attempt changes this
 DYING_S = 0.5
 HIDDEN_NAMES_SHOWN = 5
 
+STEP_DOWN = b'{"type": "step-down"}\n'
+STEP_DOWN_S = 5.0  # a handoff takes some 20 ms; the node process gives up after 4 s
+
 # Wind-up: 8 s for each of the two processes at worst, within the 30 s that Kubernetes grants by default.
 STOP_BY_CLOSING_S = 5.0
 STOP_BY_TERM_S = 2.0
@@ -326,7 +329,8 @@ class Supervisor:
     # ---- the end ----
 
     def _wind_up(self) -> None:
-        """Detaches the mount, then stops the node process, then the filesystem process."""
+        """Has the lease given up, detaches the mount, then stops the node process, then the filesystem process."""
+        self._step_down()
         self._detach()
         for child in (self._application, self._node, self._filesystem):
             if child is not None:
@@ -334,6 +338,25 @@ class Supervisor:
         # A filesystem process that was still starting may have mounted meanwhile; nothing after an orderly end.
         self._detach()
         self._log("INFO", "stopped")
+
+    def _step_down(self) -> None:
+        """Lets another node become primary while this one can still send what that one lacks.
+
+        Crash: a node process that cannot do it, or not in time, leaves a lease that runs out by itself.
+        """
+        node = self._node
+        if node is None or not self._plan.gives_up_lease or not node.send(STEP_DOWN, []):
+            return
+        deadline = time.monotonic() + STEP_DOWN_S
+        while (left_s := deadline - time.monotonic()) > 0:
+            control = node.control
+            if control is None or node.wait(0):
+                return  # it ended
+            poller = select.poll()
+            poller.register(control, select.POLLIN)
+            poller.poll(left_s * 1000)
+            if any(json.loads(line)["type"] == "stepped-down" for line in node.receive_lines()):
+                return
 
     def _detach(self) -> None:
         try:

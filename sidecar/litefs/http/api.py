@@ -7,8 +7,9 @@
     GET /info         LiteFS     role and primary
     GET /events       LiteFS     transactions and changes of the primary, one JSON a line
     GET /metrics      LiteFS     Prometheus
-    POST /promote     LiteFS     200 on the primary, 409 on a node that is no candidate
-    /handoff /halt /tx LiteFS    501: not in this version
+    POST /promote     LiteFS     200 when the primary has handed its lease to this node; 409 if that is no candidate
+    POST /handoff     LiteFS     200 when the replica `nodeID` has been sent the lease
+    /halt /tx         LiteFS     501: not in this version
     GET /status       ours       role, positions, lag and followers as JSON
     GET /healthz      ours       200 while the process works
     GET /readyz       ours       200 once the node is primary or has caught up with one, else 503
@@ -16,7 +17,9 @@
 Refusals are `text/plain`, one line. Every answer but that of `/metrics` names the node and the cluster.
 """
 
+import asyncio
 import logging
+import re
 from asyncio import get_running_loop
 from concurrent.futures import Executor
 from functools import partial
@@ -39,6 +42,7 @@ from litefs.http.errors import BadRequestError, ConflictError, DatabaseNotFoundE
 from litefs.http.events import EventStream
 from litefs.http.feed import CommitFeed
 from litefs.http.followers import Follower, Followers
+from litefs.http.live_streams import LiveStreams
 from litefs.http.metrics import CONTENT_TYPE as METRICS_CONTENT_TYPE
 from litefs.http.metrics import Metrics
 from litefs.http.names import check_database_name
@@ -56,6 +60,8 @@ POSITION_MAP_BYTES_MAX = 4 << 20
 POSITION_HEADER = "Litefs-Position"
 """Ours: the position of an exported file, `txid/checksum`."""
 
+NODE_ID = re.compile(r"[0-9A-Fa-f]{1,16}", re.ASCII)
+
 LEASE_EXPIRED = "lease expired"
 """What LiteFS answers, with 503, to a request that only the primary can serve."""
 
@@ -72,8 +78,11 @@ DatabaseName = Annotated[str, Depends(_database_name)]
 class NodeApi:
     """The requests of one node, bound to it."""
 
-    def __init__(self, node: NodeView, feed: CommitFeed, executor: Executor, settings: StreamSettings) -> None:
-        """Args: executor: its threads read disks, compress and wait for the link."""
+    def __init__(
+        self, node: NodeView, feed: CommitFeed, executor: Executor, settings: StreamSettings, streams: LiveStreams
+    ) -> None:
+        """Args: executor: its threads read disks, compress and wait for the link; streams: lists those it serves."""
+        self._streams = streams
         self._node = node
         self._feed = feed
         self._executor = executor
@@ -96,7 +105,7 @@ class NodeApi:
             ("GET", "/healthz", self.healthz),
             ("GET", "/readyz", self.readyz),
             ("POST", "/promote", self.promote),
-            ("POST", "/handoff", self.not_built),
+            ("POST", "/handoff", self.handoff),
             ("POST", "/halt", self.not_built),
             ("DELETE", "/halt", self.not_built),
             ("POST", "/tx", self.not_built),
@@ -132,7 +141,7 @@ class NodeApi:
             names=frozenset(names.split(",")) if names else None,
         )
         logger.info("replica %s at %s follows with %d databases", follower.node_id, follower.address, len(positions))
-        return ProducedResponse(stream.run)
+        return ProducedResponse(partial(self._streams.run, stream))
 
     async def export_database(self, name: DatabaseName) -> Response:
         """Sends a database file as it is at one position."""
@@ -195,19 +204,25 @@ class NodeApi:
 
     async def promote(self) -> Response:
         """Makes this node the primary; a primary has nothing to do, and who is no candidate cannot."""
-        status = self._node.status()
-        if status.is_primary:
-            return Response()
-        if not status.candidate:
-            raise ConflictError("not eligible to become primary")
-        raise NotBuiltError("promotion is not supported by this version")
+        await asyncio.to_thread(self._node.promote)
+        return Response()
+
+    async def handoff(self, request: Request) -> Response:
+        """Hands the lease to a replica that follows this node."""
+        text = request.query_params.get("nodeID", "")
+        if not NODE_ID.fullmatch(text):
+            raise BadRequestError("invalid node id")
+        await asyncio.to_thread(self._node.handoff, int(text, 16))
+        return Response()
 
     async def not_built(self, request: Request) -> Response:
         """Refuses what this version cannot do."""
         raise NotBuiltError(f"{request.url.path} is not supported by this version")
 
 
-def create_app(node: NodeView, feed: CommitFeed, executor: Executor, settings: StreamSettings) -> ASGIApp:
+def create_app(
+    node: NodeView, feed: CommitFeed, executor: Executor, settings: StreamSettings, streams: LiveStreams | None = None
+) -> ASGIApp:
     """Returns the application of one node.
 
     Args:
@@ -215,9 +230,10 @@ def create_app(node: NodeView, feed: CommitFeed, executor: Executor, settings: S
         feed: of the node's commits.
         executor: its threads read disks, compress and wait for the link.
         settings: of the replication streams.
+        streams: lists those that are open; a list of its own if None.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.include_router(NodeApi(node, feed, executor, settings).router())
+    app.include_router(NodeApi(node, feed, executor, settings, streams or LiveStreams(feed)).router())
     app.add_exception_handler(HTTPException, _refuse_unrouted)
     for kind in (LiteFSError, OSError):
         app.add_exception_handler(kind, _refuse)

@@ -31,6 +31,10 @@ class Subscription:
         self._names.add(name)
         self._wake.set()
 
+    def wake(self) -> None:
+        """Ends a wait, though nothing moved."""
+        self._wake.set()
+
     def close(self) -> None:
         """Tells the subscriber that nothing more will come."""
         self.closed = True
@@ -40,10 +44,10 @@ class Subscription:
         """Returns when there is something to take, when the feed has closed, or after `timeout_s` seconds."""
         if self._names or self.closed:
             return
-        self._wake.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._wake.wait()
+        self._wake.clear()
 
     def take(self) -> set[str]:
         """Returns the names that moved since the last call."""
@@ -84,6 +88,11 @@ class CommitFeed:
         """How many subscriptions there are."""
         return len(self._subscriptions)
 
+    def wake(self) -> None:
+        """Has all subscribers look around, though nothing moved."""
+        for subscription in self._subscriptions:
+            subscription.wake()
+
     def close(self) -> None:
         """Ends all subscriptions, present and future: their holders finish what they have begun."""
         self._closed = True
@@ -93,9 +102,10 @@ class CommitFeed:
 
     def _on_committed(self, event: Committed) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended; so has everyone who would listen
-            self._loop.call_soon_threadsafe(self._publish, event.database)
+            self._loop.call_soon_threadsafe(self.publish, event.database)
 
-    def _publish(self, database: DatabaseInfo) -> None:
+    def publish(self, database: DatabaseInfo) -> None:
+        """Takes note of where a database stands, and tells the subscribers."""
         before = self.positions.get(database.name)
         self.positions[database.name] = database
         if self._node.status().is_primary:

@@ -34,6 +34,21 @@ class NodeView(Protocol):
     def send(self, message: CloseSnapshot) -> None:
         """Tells the filesystem process something that has no answer."""
 
+    def promote(self) -> None:
+        """Gets the lease from the primary; nothing on the primary itself. Takes up to some seconds.
+
+        Raises:
+            NotCandidateError: this node can never be primary.
+            HandoffRefusedError: the primary keeps the lease, or there is none.
+        """
+
+    def handoff(self, node_id: int) -> None:
+        """Hands the lease of this primary to a replica. Takes up to some seconds.
+
+        Raises:
+            HandoffRefusedError: this node keeps the lease, or has none.
+        """
+
     def open_replacement(self, name: str, page_size: int, page_n: int) -> "Replacement":
         """Begins to replace a database of this primary as a whole.
 

@@ -26,7 +26,7 @@ from functools import partial
 
 from litefs.errors import CorruptStateError, FormatError, PositionMismatchError
 from litefs.formats.position import ZERO_POS, Pos, Txid
-from litefs.formats.stream import DropDbFrame, EndFrame, HeartbeatFrame, ReadyFrame, encode_frame
+from litefs.formats.stream import DropDbFrame, EndFrame, HandoffFrame, HeartbeatFrame, ReadyFrame, encode_frame
 from litefs.http.errors import SlowPeerError
 from litefs.http.feed import CommitFeed, Subscription
 from litefs.http.followers import Follower, Followers, FrameKind
@@ -77,12 +77,23 @@ class ReplicationStream:
         self._feed = feed
         self._executor = executor
         self._followers = followers
-        self._follower = follower
+        self.follower = follower
         self._settings = settings
         self._names = names
         self._logs: dict[str, LogReader] = {}
         self._log_ends: dict[str, Pos] = {}
         """Where the readers in `_logs` stand: only what follows there is found without a search."""
+        self._subscription: Subscription | None = None
+        self._handoff: tuple[str, asyncio.Future[bool]] | None = None
+
+    async def hand_off(self, lease_id: str) -> bool:
+        """Sends the lease behind everything that the feed knows, and ends the stream. Returns whether it was sent."""
+        if self._subscription is None or self._handoff is not None:
+            return False
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._handoff = (lease_id, done)
+        self._subscription.wake()
+        return await done
 
     async def run(self, write: Write) -> None:
         """Writes the stream until the feed closes.
@@ -94,33 +105,48 @@ class ReplicationStream:
             CorruptStateError, DatabaseNotFoundError, LinkClosedError, SlowPeerError: the stream cannot go on,
                 and the connection must be dropped as it is.
         """
-        subscription = self._feed.subscribe()
+        subscription = self._subscription = self._feed.subscribe()
         try:
-            with self._followers.listed(self._follower):
+            with self._followers.listed(self.follower):
                 await self._run(subscription, write)
         finally:
+            self._subscription = None
+            if self._handoff is not None and not self._handoff[1].done():
+                self._handoff[1].set_result(False)
             self._feed.unsubscribe(subscription)
             for log in self._logs.values():
                 log.close()
 
     async def _run(self, subscription: Subscription, write: Write) -> None:
         self._forget_diverged()
-        for name in sorted(self._wanted(set(self._follower.positions) | subscription.take())):
+        for name in sorted(self._wanted(set(self.follower.positions) | subscription.take())):
             await self._catch_up(name, write)
-        self._follower.ready = True
+        self.follower.ready = True
         await write(encode_frame(ReadyFrame()) + _heartbeat())
         heard = time.monotonic()
         ends = False
         while not ends:
             await subscription.wait(max(heard + HEARTBEAT_S - time.monotonic(), 0.0))
-            ends = subscription.closed
+            ends = subscription.closed or not self._node.status().leads
             for name in self._wanted(subscription.take()):
                 await self._catch_up(name, write)
                 heard = time.monotonic()
+            if self._handoff is not None:
+                await self._send_lease(write)
+                return
             if time.monotonic() >= heard + HEARTBEAT_S:
                 await write(_heartbeat())
                 heard = time.monotonic()
         await write(encode_frame(EndFrame()))
+
+    async def _send_lease(self, write: Write) -> None:
+        assert self._handoff is not None
+        lease_id, done = self._handoff
+        if done.cancelled():  # whoever asked has withdrawn the lease
+            return
+        await write(encode_frame(HandoffFrame(lease_id=lease_id)) + encode_frame(EndFrame()))
+        if not done.cancelled():
+            done.set_result(True)
 
     def _wanted(self, names: set[str]) -> set[str]:
         return names if self._names is None else names & self._names
@@ -130,12 +156,12 @@ class ReplicationStream:
 
         Only what it claims can be: what we send later is ours, though `feed` may hear of it after we sent it.
         """
-        for name, pos in list(self._follower.positions.items()):
+        for name, pos in list(self.follower.positions.items()):
             database = self._feed.positions.get(name)
             if database is not None and (
                 pos.txid > database.txid or (pos.txid == database.txid and pos.checksum != database.checksum)
             ):
-                self._follower.positions[name] = ZERO_POS
+                self.follower.positions[name] = ZERO_POS
 
     async def _catch_up(self, name: str, write: Write) -> None:
         """Sends what takes the follower to the position that the database `name` has when this ends."""
@@ -144,14 +170,14 @@ class ReplicationStream:
             if database is None:
                 await write(encode_frame(DropDbFrame(name=name)))
                 return
-            pos = self._follower.positions.get(name, ZERO_POS)
+            pos = self.follower.positions.get(name, ZERO_POS)
             if pos.txid == database.txid and pos.checksum != database.checksum and database.txid:
                 raise CorruptStateError(f"{name}: the log led to {pos}, the database is at {database}")
             if pos.txid >= database.txid:
                 return
             if pos.txid > 0:
                 await self._send_images(database, pos, write)
-                if self._follower.positions.get(name) != pos:
+                if self.follower.positions.get(name) != pos:
                     continue  # it got somewhere; the rest is decided anew
             await self._send_snapshot(database, write)
 
@@ -171,7 +197,7 @@ class ReplicationStream:
                     return
             await pump(self._executor, blocks, take)
         except (LogGapError, PositionMismatchError) as reason:
-            logger.info("%s: a snapshot is needed for %s: %s", name, self._follower.address, reason)
+            logger.info("%s: a snapshot is needed for %s: %s", name, self.follower.address, reason)
         except FormatError as reason:
             logger.warning("%s: a snapshot is sent, for the log is damaged: %s", name, reason)
 
@@ -182,7 +208,7 @@ class ReplicationStream:
             await take(framed_drop(database, self._node.status().node_id))
             return
         started = time.monotonic()
-        sent_before = self._follower.sent_bytes
+        sent_before = self.follower.sent_bytes
         blocks = framed_snapshot(self._node, name, compress=self._settings.compress)
         try:
             async with asyncio.timeout(self._settings.snapshot_timeout_s):
@@ -190,14 +216,14 @@ class ReplicationStream:
         except TimeoutError:
             raise SlowPeerError(f"{name}: no snapshot within {self._settings.snapshot_timeout_s} s") from None
         seconds = time.monotonic() - started
-        megabytes = (self._follower.sent_bytes - sent_before) / 1e6
-        logger.info("%s: snapshot to %s: %.1f MB in %.2f s", name, self._follower.address, megabytes, seconds)
+        megabytes = (self.follower.sent_bytes - sent_before) / 1e6
+        logger.info("%s: snapshot to %s: %.1f MB in %.2f s", name, self.follower.address, megabytes, seconds)
 
     async def _send(self, name: str, write: Write, kind: FrameKind, block: Block) -> None:
         await write(block.data)
-        self._follower.sent_bytes += len(block.data)
+        self.follower.sent_bytes += len(block.data)
         if block.pos is not None:
-            self._follower.positions[name] = block.pos
+            self.follower.positions[name] = block.pos
             self._followers.frame_counts[name, kind] += block.image_n
             if kind == "ltx":
                 self._log_ends[name] = block.pos

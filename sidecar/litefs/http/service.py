@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from litefs.http.api import create_app
 from litefs.http.feed import CommitFeed
+from litefs.http.live_streams import LiveStreams
 from litefs.http.node_view import NodeView
 from litefs.http.replication import StreamSettings
 from litefs.http.server import HttpServer
@@ -17,7 +19,13 @@ WORKER_THREADS = 4
 logger = logging.getLogger(__name__)
 
 
-async def serve(node: NodeView, listener: socket.socket, settings: StreamSettings, stopping: asyncio.Event) -> None:
+async def serve(
+    node: NodeView,
+    listener: socket.socket,
+    settings: StreamSettings,
+    stopping: asyncio.Event,
+    on_streams: Callable[[LiveStreams], None] = lambda _streams: None,
+) -> None:
     """Serves the API of `node` until `stopping` is set; then ends the streams in good order.
 
     Args:
@@ -25,10 +33,13 @@ async def serve(node: NodeView, listener: socket.socket, settings: StreamSetting
         listener: where; closed at the end.
         settings: of the replication streams.
         stopping: ends the service.
+        on_streams: is given the replication streams, before the first is open.
     """
     executor = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="http-worker")
     feed = CommitFeed(node)
-    server = HttpServer(create_app(node, feed, executor, settings))
+    streams = LiveStreams(feed)
+    on_streams(streams)
+    server = HttpServer(create_app(node, feed, executor, settings, streams))
     host, port = listener.getsockname()[:2]
     logger.info("HTTP API at http://%s:%d", f"[{host}]" if ":" in host else host, port)
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -9,8 +9,11 @@ from http import HTTPStatus
 
 from litefs.errors import (
     FormatError,
+    HandoffRefusedError,
+    LeaseError,
     LinkClosedError,
     LockHeldError,
+    NotCandidateError,
     NotPrimaryError,
     PositionMismatchError,
 )
@@ -36,6 +39,9 @@ STATUS_BY_EXCEPTION: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (FormatError, HTTPStatus.BAD_REQUEST),
     (SlowPeerError, HTTPStatus.REQUEST_TIMEOUT),
     (NotPrimaryError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (LeaseError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (NotCandidateError, HTTPStatus.CONFLICT),
+    (HandoffRefusedError, HTTPStatus.INTERNAL_SERVER_ERROR),
     (PositionMismatchError, HTTPStatus.CONFLICT),
     (LockHeldError, HTTPStatus.SERVICE_UNAVAILABLE),
     (LinkClosedError, HTTPStatus.SERVICE_UNAVAILABLE),

@@ -114,6 +114,14 @@ class NodeReady(msgspec.Struct, frozen=True, tag="node-ready"):
     """Node process to supervisor: it serves HTTP, and has caught up once (or is the primary)."""
 
 
+class StepDown(msgspec.Struct, frozen=True, tag="step-down"):
+    """Supervisor to node process: refuse commits and give up the lease; the end of this node is near."""
+
+
+class SteppedDown(msgspec.Struct, frozen=True, tag="stepped-down"):
+    """Node process to supervisor: the lease is not this node's any more, or cannot be given up."""
+
+
 class NewLink(msgspec.Struct, frozen=True, tag="new-link"):
     """Supervisor to filesystem process: the node process `old_pid` died; a new link arrives with this message.
 
@@ -129,5 +137,5 @@ class NodeStarted(msgspec.Struct, frozen=True, tag="node-started"):
     pid: int
 
 
-SupervisorMessage = Mounted | NodeReady | NewLink | NodeStarted
+SupervisorMessage = Mounted | NodeReady | StepDown | SteppedDown | NewLink | NodeStarted
 """One line of JSON each, ended by a newline, in either direction of a control socket."""

@@ -140,6 +140,16 @@ class DatabaseApplier:
         self._interrupt.set()
         self._queue.put(None)
 
+    def join(self, timeout_s: float) -> bool:
+        """Waits for the end of the thread after `stop`. Returns whether all locks are let go."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def is_settled(self) -> bool:
+        """Readers see everything that is in the log."""
+        return self._applied_txid == self._logged_txid and not self._is_failed
+
     # ---- the thread ----
 
     def _run(self) -> None:

@@ -285,6 +285,7 @@ class Follower:
                 page_size=header.page_size,
                 page_n=header.commit,
                 timestamp_ms=header.timestamp_ms,
+                incoming=receiver.hand_over(),
             )
         )
         elapsed_s = max(time.monotonic() - self._begun, 1e-3)

@@ -131,6 +131,12 @@ class ImageReceiver:
         """Returns the bytes of an image that stayed in memory."""
         return bytes(self._memory)
 
+    def hand_over(self) -> str:
+        """Returns the name of the incoming files of a replacement: whoever is told it removes them if need be."""
+        incoming, self._incoming = self._incoming, None
+        assert incoming is not None, "a replacement that is complete"
+        return incoming.name
+
     def abort(self) -> None:
         """Removes what was written."""
         if self._incoming is not None:

@@ -66,8 +66,7 @@ class LocalReplacement:
             NotPrimaryError: the filesystem process refused; nothing was replaced.
         """
         assert self._incoming is not None, "commit() or abort() was called"
-        checksum = self._incoming.finish()
-        self._incoming = None
+        checksum, incoming = self._incoming.finish(), self._incoming.name
         database = MountedDatabase(self._mount_dir, self._name)
         wal: WalWriter | None = None
         try:
@@ -77,7 +76,7 @@ class LocalReplacement:
                 wal.open()
             elif header:
                 database.lock_exclusive(LOCK_TIMEOUT_S)
-            self._flip(checksum)
+            self._flip(checksum, incoming)
         finally:
             if wal is not None:
                 wal.close()
@@ -89,8 +88,9 @@ class LocalReplacement:
             self._incoming.abort()
             self._incoming = None
 
-    def _flip(self, checksum: int) -> None:
+    def _flip(self, checksum: int, incoming: str) -> None:
         info = self._position()
+        self._incoming = None  # the filesystem process removes it from here on
         request = m.PrepareReplacement(
             name=self._name,
             txid=(info.txid if info is not None else 0) + 1,
@@ -98,6 +98,7 @@ class LocalReplacement:
             page_size=self._page_size,
             page_n=self._page_n,
             timestamp_ms=self._now_ms(),
+            incoming=incoming,
         )
         answer = self._call(request)
         if isinstance(answer, m.Rejected):

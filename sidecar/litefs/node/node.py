@@ -9,24 +9,38 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from litefs.errors import CorruptStateError, LinkClosedError, NotPrimaryError
+from litefs.errors import CorruptStateError, HandoffRefusedError, LinkClosedError, NotCandidateError, NotPrimaryError
+from litefs.lease.lease import Identity, Lease
+from litefs.lease.static_lease import StaticLease
 from litefs.link import messages as m
 from litefs.link.settings import NodeSettings
 from litefs.node.cluster_id import ClusterId
-from litefs.node.follower import Follower
+from litefs.node.duties import NodeDuties
+from litefs.node.following import Following
+from litefs.node.handoff_request import request_handoff
+from litefs.node.lease_watch import RoleCounters
 from litefs.node.link_client import Event, LinkClient
 from litefs.node.local_replacement import LocalReplacement
 from litefs.node.node_status import NodeStatus
-from litefs.node.replicas import Replicas
-from litefs.node.role import StaticRole
+from litefs.node.role_driver import Candidacy, RoleDriver
+from litefs.node.roles import Role
 from litefs.node.shm_guard import ShmGuard
+from litefs.node.streams import Streams
 
 _log = logging.getLogger("litefs.node")
 
 CommittedCallback = Callable[[m.Committed], None]
+RoleCallback = Callable[[Role], None]
+
+SESSION_FILE = "consul-session"
+"""In the data directory: what the next process of this node takes the lease up by."""
+
+PROMOTE_CHECK_S = 0.05
+"""How often a node that is to become primary looks whether it has caught up."""
 
 
 class Node:
@@ -40,18 +54,18 @@ class Node:
         """
         self._settings = settings
         self._data_dir = Path(settings.data_dir)
-        self._role = StaticRole(settings)
         self._databases: dict[str, m.DatabaseInfo] = {}
         self._callbacks: list[CommittedCallback] = []
+        self._role_callbacks: list[RoleCallback] = []
         self._lock = threading.Lock()
         self._link_closed: Callable[[], None] = lambda: None
         self._link = LinkClient(socket.socket(fileno=settings.link_fd), self._take_event, self._take_link_end)
         self._guard = ShmGuard(settings.mount_dir)
         self._cluster = ClusterId(self._data_dir)
-        self._replicas: Replicas | None = None
-        self._follower: Follower | None = None
+        self._following = Following(settings, self._link, self._guard, self._cluster, self._take_handed)
+        self._duties: NodeDuties | None = None
+        self._driver: RoleDriver | None = None
         self._node_id = 0
-        self._is_ready = False
 
     @property
     def data_dir(self) -> Path:
@@ -63,11 +77,12 @@ class Node:
         self._link_closed = callback
 
     def start(self) -> None:
-        """Joins the filesystem process, takes the role, and begins to follow if this is a replica.
+        """Joins the filesystem process, and begins to play a role.
 
         Raises:
             LinkClosedError: the filesystem process is gone.
             CorruptStateError: it answers nonsense, or the data directory has no node id.
+            ConfigError: the lease's URL is none.
         """
         self._link.start()
         self._guard.start()
@@ -81,60 +96,139 @@ class Node:
         for info in welcome.databases:
             if info.is_wal:
                 self._guard.add(info.name)
-        self._link.send(m.SetRole(self._role.primary_until))
-        if self._role.is_primary:
-            self._cluster.make()
-            self._is_ready = True
-        else:
-            self._begin_to_follow({info.name: info for info in welcome.databases})
-
-    def _begin_to_follow(self, databases: Mapping[str, m.DatabaseInfo]) -> None:
+        self._duties = NodeDuties(self._link, self._following, self._node_id, self.databases, self._note_positions)
         settings = self._settings
-        self._replicas = Replicas(self._link, settings.mount_dir, self._data_dir, self._guard, self._ask_for_snapshots)
-        self._replicas.start(databases)
-        self._follower = Follower(
-            settings.primary_url,
-            settings.hostname,
-            self._node_id,
-            self._data_dir,
-            settings.reconnect_delay_s,
-            self._replicas,
-            self._cluster.check,
-        )
-        self._follower.start()
+        identity = Identity(node_id=self._node_id, hostname=settings.hostname, advertise_url=settings.advertise_url)
+        candidacy = Candidacy(identity=identity, may_lead=settings.candidate, retry_s=settings.reconnect_delay_s)
+        self._driver = RoleDriver(self._open_lease(identity), self._duties, self._cluster, candidacy, self._take_role)
+        self._driver.start()
+        if settings.promote:
+            threading.Thread(target=self._promote_when_ready, name="promote", daemon=True).start()
 
-    def _ask_for_snapshots(self) -> None:
-        if self._follower is not None:
-            self._follower.reconnect()
+    def _open_lease(self, identity: Identity) -> Lease:
+        settings = self._settings
+        if settings.consul is None:
+            primary = identity if settings.primary else replace(identity, advertise_url=settings.primary_url)
+            return StaticLease(primary, is_own=settings.primary)
+        # Its packages cost memory, which a static lease need not pay.
+        from litefs.lease.consul_client import ConsulAddress  # noqa: PLC0415
+        from litefs.lease.consul_lease import ConsulLease, ConsulTerms  # noqa: PLC0415
+
+        consul = settings.consul
+        terms = ConsulTerms(
+            address=ConsulAddress.parse(consul.url, os.environ),
+            key=consul.key,
+            ttl_s=consul.ttl_s,
+            lock_delay_s=consul.lock_delay_s,
+        )
+        return ConsulLease(terms, identity, self._data_dir / SESSION_FILE)
+
+    def step_down(self) -> None:
+        """Refuses commits, and gives the lease to the freshest replica or frees it. Bounded by a few seconds."""
+        if self._driver is not None:
+            self._driver.stop()
 
     def stop(self) -> None:
-        """Ends following and lets go of the mount."""
-        if self._follower is not None:
-            self._follower.stop()
-        if self._replicas is not None:
-            self._replicas.stop()
+        """Ends following and lets go of the mount. A lease that was not given up stays for the next process."""
+        if self._driver is not None:
+            self._driver.abandon()
+        self._following.stop()
         self._link.close()
+
+    # ---- the role ----
+
+    def attach_streams(self, streams: Streams) -> None:
+        """Makes the streams of the HTTP API known, which handoffs go through."""
+        if self._duties is not None:
+            self._duties.streams = streams
+
+    def on_role(self, callback: RoleCallback) -> None:
+        """Has `callback` called after each change of the role, on the role's thread."""
+        with self._lock:
+            self._role_callbacks = [*self._role_callbacks, callback]
+
+    def counters(self) -> RoleCounters:
+        """Returns what happened to role and lease so far; the object goes on counting."""
+        return self._driver.counters if self._driver is not None else RoleCounters()
+
+    def handoff(self, node_id: int) -> None:
+        """Hands the lease to a connected replica, and returns when that one has been sent it.
+
+        Raises:
+            HandoffRefusedError: this node is not the primary, or the replica is not connected or did not take it.
+        """
+        if self._driver is None:
+            raise HandoffRefusedError("cannot handoff: node is not the primary")
+        self._driver.hand_off(node_id)
+
+    def promote(self) -> None:
+        """Asks the primary to hand the lease to this node; returns when it has sent it. Nothing on a primary.
+
+        Raises:
+            NotCandidateError: this node can never be primary.
+            HandoffRefusedError: there is no primary, or it refused.
+        """
+        driver = self._driver
+        if driver is not None and driver.is_primary:
+            return
+        if not self._settings.candidate:
+            raise NotCandidateError("not eligible to become primary")
+        holder = driver.holder if driver is not None else None
+        if holder is None or not holder.advertise_url:
+            raise HandoffRefusedError("no primary available")
+        request_handoff(holder.advertise_url, self._node_id)
+
+    def _promote_when_ready(self) -> None:
+        while not self.status().ready:
+            time.sleep(PROMOTE_CHECK_S)
+        try:
+            self.promote()
+        except (HandoffRefusedError, OSError) as error:
+            _log.warning("lease.promote: %s", error)
+
+    def _take_role(self, role: Role) -> None:
+        with self._lock:
+            callbacks = self._role_callbacks
+        if self._duties is not None:
+            self._duties.streams.role_changed()
+        for callback in callbacks:
+            callback(role)
+
+    def _take_handed(self, lease_id: str) -> None:
+        if self._driver is not None:
+            self._driver.take_handed(lease_id)
+
+    def _note_positions(self, databases: Iterable[m.DatabaseInfo]) -> None:
+        with self._lock:
+            self._databases.update((info.name, info) for info in databases)
 
     # ---- for the HTTP API ----
 
     def status(self) -> NodeStatus:
         """Returns where the node stands now."""
-        follower = self._follower
-        lag_ms: int | None = 0
-        is_ready, hostname = self._is_ready, self._role.primary_hostname
-        if follower is not None:
-            state = follower.state
-            is_ready = state.is_ready
-            hostname = self._role.primary_hostname if state.is_connected else ""
-            lag_ms = None if state.timestamp_ms < 0 else max(0, time.time_ns() // 1_000_000 - state.timestamp_ms)
+        driver = self._driver
+        role = driver.role if driver is not None else Role.STARTING
+        is_primary = driver is not None and driver.is_primary
+        follower = self._following.state
+        is_ready, hostname, lag_ms = is_primary, "", 0 if is_primary else None
+        if is_primary:
+            hostname = self._settings.hostname
+        elif follower is not None:
+            is_ready = follower.is_ready
+            holder = driver.holder if driver is not None else None
+            hostname = holder.hostname if holder is not None and follower.is_connected else ""
+            if follower.timestamp_ms >= 0:
+                lag_ms = max(0, time.time_ns() // 1_000_000 - follower.timestamp_ms)
         return NodeStatus(
             node_id=self._node_id,
             cluster_id=self._cluster.text,
-            is_primary=self._role.is_primary,
-            candidate=self._role.is_primary,
+            is_primary=is_primary,
+            candidate=self._settings.candidate,
             primary_hostname=hostname,
             ready=is_ready,
             lag_ms=lag_ms,
+            role=role.value,
+            lease_remaining_s=driver.remaining_s if driver is not None else 0.0,
         )
 
     def databases(self) -> Mapping[str, m.DatabaseInfo]:
@@ -167,7 +261,7 @@ class Node:
         Raises:
             NotPrimaryError: this node is a replica.
         """
-        if not self._role.is_primary:
+        if self._driver is None or not self._driver.is_primary:
             raise NotPrimaryError("lease expired")
         return LocalReplacement(
             name,
@@ -200,6 +294,7 @@ class Node:
 
     def _take_link_end(self) -> None:
         self._guard.zero_all()
-        if self._replicas is not None:
-            self._replicas.stop()
+        if self._driver is not None:
+            self._driver.abandon()
+        self._following.stop()
         self._link_closed()

@@ -14,6 +14,9 @@ class NodeStatus:
         candidate: this node may become primary.
         primary_hostname: of the current primary, itself included; "" if none is known.
         ready: it is the primary, or has caught up with one since it started.
+        role: the value of a `roles.Role`.
+        lease_remaining_s: how long commits go on if the lease is not renewed, in seconds; 0 on a replica, infinite with
+            a static lease.
         lag_ms: age of the newest sign of the primary; 0 on the primary, None before the first sign.
     """
 
@@ -24,3 +27,10 @@ class NodeStatus:
     primary_hostname: str
     ready: bool
     lag_ms: int | None
+    role: str = "starting"
+    lease_remaining_s: float = 0.0
+
+    @property
+    def leads(self) -> bool:
+        """Replicas may follow this node: it is primary, or just giving that up and sends what they lack."""
+        return self.is_primary or self.role in ("primary", "handing-off")

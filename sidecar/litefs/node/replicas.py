@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from litefs.node.image import Image
 from litefs.node.link_client import LinkClient
 from litefs.node.shm_guard import ShmGuard
 from litefs.storage.log_reader import LogGapError, LogReader
+
+SETTLE_CHECK_S = 0.001
+"""An image is applied in about a millisecond, and a handoff waits for the last one."""
 
 _log = logging.getLogger("litefs.node")
 
@@ -64,6 +68,24 @@ class Replicas:
         self._is_stopped = True
         for applier in list(self._appliers.values()):
             applier.stop()
+
+    def join(self, timeout_s: float) -> bool:
+        """Waits for the end of all appliers after `stop`. Returns whether every database is free."""
+        deadline = time.monotonic() + timeout_s
+        return all(applier.join(max(deadline - time.monotonic(), 0.0)) for applier in self._appliers.values())
+
+    def settle(self, timeout_s: float) -> str:
+        """Waits until readers see all that is in the logs.
+
+        Returns:
+            The names of the databases where they do not after `timeout_s` seconds; "" if there are none.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            behind = [name for name, applier in list(self._appliers.items()) if not applier.is_settled]
+            if not behind or time.monotonic() >= deadline or self._is_stopped:
+                return ", ".join(sorted(behind))
+            time.sleep(SETTLE_CHECK_S)
 
     def positions(self) -> dict[str, Pos]:
         """Returns where each database stands in the log, for the primary to continue."""

@@ -107,6 +107,7 @@ class _Http2Response:
                 SettingCodes.MAX_FRAME_SIZE: FRAME_BYTES,
             },
         )
+        self._h2.max_inbound_frame_size = FRAME_BYTES  # h2 takes this from settings only when they change
         self._parts: list[bytes] = []
         self._is_ended = False
         self._h2.initiate_connection()

@@ -3,9 +3,10 @@
 import random
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from litefs.errors import NotPrimaryError
+from litefs.errors import HandoffRefusedError, NotCandidateError, NotPrimaryError
 from litefs.formats.checksum import CHECKSUM_FLAG, EMPTY_DATABASE_CHECKSUM, database_checksum, page_checksum
 from litefs.formats.ltx import FLAG_LZ4, LtxHeader
 from litefs.formats.ltx_encoder import encode_image
@@ -96,6 +97,7 @@ class FakeNode:
         self.all: dict[str, FakeDatabase] = {}
         self.open_snapshots: set[int] = set()
         self.snapshot_n = 0
+        self.handed_to: list[int] = []
         self._random = random.Random(1)
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[Committed], None]] = []
@@ -111,6 +113,18 @@ class FakeNode:
     def subscribe(self, callback: Callable[[Committed], None]) -> Callable[[], None]:
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
+
+    def promote(self) -> None:
+        if self.standing.is_primary:
+            return
+        if not self.standing.candidate:
+            raise NotCandidateError("not eligible to become primary")
+        self.standing = replace(self.standing, is_primary=True)
+
+    def handoff(self, node_id: int) -> None:
+        if not self.standing.is_primary:
+            raise HandoffRefusedError("cannot handoff: node is not the primary")
+        self.handed_to.append(node_id)
 
     def call(self, message: OpenSnapshot) -> Answer:
         """Freezes a database by copying it: base complete, nothing in the log, nothing aside."""
@@ -214,9 +228,9 @@ class FakeReplacement:
 
     def commit(self) -> None:
         assert self._incoming is not None
-        checksum = self._incoming.finish()
+        checksum, path = self._incoming.finish(), self._directory / self._incoming.name
         self._incoming = None
-        content = (self._directory / "database.incoming").read_bytes()
+        content = path.read_bytes()
         database = self._node.all.get(self._name)
         if database is None:
             self._directory.rename(self._directory.with_suffix(".incoming"))

@@ -91,17 +91,25 @@ def test_a_replica_answers_as_go_does(replica: Served, label: str) -> None:
     _check(replica, label)
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("POST", "/handoff"), ("POST", "/halt"), ("DELETE", "/halt"), ("POST", "/tx")]
-)
+@pytest.mark.parametrize(("method", "path"), [("POST", "/halt"), ("DELETE", "/halt"), ("POST", "/tx")])
 def test_what_is_not_built_says_so(calm: Served, method: str, path: str) -> None:
     answer = calm.request(method, path + "?name=a.db&id=1")
     assert (answer.status, answer.body) == (501, f"{path} is not supported by this version\n".encode())
 
 
-def test_promotion_of_a_candidate_is_not_built_yet(node: FakeNode, served: Served) -> None:
+def test_a_candidate_is_promoted(node: FakeNode, served: Served) -> None:
     node.standing = replace(node.standing, is_primary=False, candidate=True)
-    assert served.request("POST", "/promote").status == 501
+    assert served.request("POST", "/promote").status == 200
+    assert node.standing.is_primary
+
+
+def test_the_lease_is_handed_to_the_node_that_is_named(node: FakeNode, served: Served) -> None:
+    assert served.request("POST", "/handoff?nodeID=00000000000000AB").status == 200
+    assert node.handed_to == [0xAB]
+    assert served.request("POST", "/handoff?nodeID=nobody").status == 400
+    node.standing = replace(node.standing, is_primary=False)
+    answer = served.request("POST", "/handoff?nodeID=00000000000000AB")
+    assert (answer.status, answer.body) == (500, b"cannot handoff: node is not the primary\n")
 
 
 def test_info_is_go_s_to_the_byte(node: FakeNode, served: Served) -> None:

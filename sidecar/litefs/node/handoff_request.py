@@ -1,0 +1,31 @@
+"""Asks a primary over HTTP to hand its lease to this node: `POST /handoff`, as LiteFS does."""
+
+import http.client
+from urllib.parse import urlsplit
+
+from litefs.errors import HandoffRefusedError
+
+TIMEOUT_S = 15.0
+"""Above what the primary allows itself."""
+
+REASON_BYTES_MAX = 1024
+
+
+def request_handoff(url: str, node_id: int) -> None:
+    """Asks the primary at `url` to hand the lease to the node `node_id`. Returns when it has agreed.
+
+    Raises:
+        HandoffRefusedError: it refused, or could not be asked.
+    """
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "localhost", parts.port or 20202, timeout=TIMEOUT_S)
+    try:
+        connection.request("POST", f"/handoff?nodeID={node_id:016X}", headers={"Litefs-Id": f"{node_id:016X}"})
+        response = connection.getresponse()
+        reason = response.read(REASON_BYTES_MAX).decode("utf-8", "replace").strip()
+    except (OSError, http.client.HTTPException) as error:
+        raise HandoffRefusedError(f"the primary at {url} cannot be asked: {error}") from error
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise HandoffRefusedError(f"the primary refused with {response.status}: {reason}")

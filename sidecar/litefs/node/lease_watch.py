@@ -1,0 +1,205 @@
+"""The two threads that look after the lease, and the notes that they leave for the driver of the role."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from litefs.errors import LeaseLostError, LeaseUnavailableError
+from litefs.lease.lease import Holder, Lease
+
+WATCH_S = 10.0
+"""One question to whoever keeps the lease stays open for so long."""
+
+RENEWALS_PER_TTL = 4
+RETRIES_PER_TTL = 20
+"""How often the lease is renewed, and how often it is tried again after a failure."""
+
+KEEPER_WAKE_MAX_S = 60.0
+
+_log = logging.getLogger("litefs.node")
+
+
+@dataclass(slots=True)
+class RoleCounters:
+    """What happened to role and lease since the process started; for the metrics.
+
+    Attributes:
+        role_changes: of any kind.
+        promotions, demotions, handoffs: of this node; a handoff is one given away.
+        renewals: confirmed.
+        unavailable: requests that whoever keeps the lease did not answer.
+        expired: leases that were gone when they were to be renewed, or held by a stranger.
+        unconfirmed: leases that could not be renewed in time, so that commits stopped.
+        other_cluster: times that the lease was found to be another cluster's.
+    """
+
+    role_changes: int = 0
+    promotions: int = 0
+    demotions: int = 0
+    handoffs: int = 0
+    renewals: int = 0
+    unavailable: int = 0
+    expired: int = 0
+    unconfirmed: int = 0
+    other_cluster: int = 0
+
+
+@dataclass(slots=True)
+class Ask:
+    """A handoff that somebody waits for; `reason` is empty when it succeeded."""
+
+    node_id: int
+    done: threading.Event = field(default_factory=threading.Event)
+    reason: str = ""
+
+    def finish(self, reason: str) -> None:
+        """Tells whoever waits."""
+        self.reason = reason
+        self.done.set()
+
+
+class Inbox:
+    """What other threads have noticed, for the driver, which alone takes it out."""
+
+    def __init__(self) -> None:
+        """Begins empty."""
+        self._changed = threading.Condition()
+        self.holder: Holder | None = None
+        self.lost = ""
+        self.handed = ""
+        self.asked: Ask | None = None
+        self.is_stopping = False
+        self.is_abandoned = False
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Waits for `condition`, a handed lease, or the end. Returns whether it was the condition."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.is_stopping or self.is_abandoned or bool(self.handed) or condition(),
+                min(timeout_s, threading.TIMEOUT_MAX),
+            )
+            return condition()
+
+    def pause(self, timeout_s: float) -> None:
+        """Waits, unless the process is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_stopping or self.is_abandoned, timeout_s)
+
+    def see(self, holder: Holder | None) -> None:
+        """Notes who holds the lease."""
+        with self._changed:
+            self.holder = holder
+            self._changed.notify_all()
+
+    def lose(self, reason: str) -> None:
+        """Notes that the lease is lost."""
+        with self._changed:
+            self.lost = reason
+            self._changed.notify_all()
+
+    def hand(self, lease_id: str) -> None:
+        """Notes that the lease is being handed to this node."""
+        with self._changed:
+            self.handed = lease_id
+            self._changed.notify_all()
+
+    def ask_for_handoff(self, node_id: int) -> Ask:
+        """Notes that somebody wants the lease to go to a node. Returns what to wait for."""
+        with self._changed:
+            self.asked = ask = Ask(node_id)
+            self._changed.notify_all()
+        return ask
+
+    def stop(self) -> None:
+        """Notes that the process is to end in good order."""
+        with self._changed:
+            self.is_stopping = True
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """Notes that the process ends as it is."""
+        with self._changed:
+            self.is_abandoned = True
+            self._changed.notify_all()
+
+
+class LeaseWatch:
+    """Watcher and keeper of one lease."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        inbox: Inbox,
+        counters: RoleCounters,
+        on_renewed: Callable[[], None],
+        retry_s: float,
+    ) -> None:
+        """Args: on_renewed: called after each confirmed renewal; retry_s: pause of the watcher after a failure."""
+        self._lease = lease
+        self._inbox = inbox
+        self._counters = counters
+        self._on_renewed = on_renewed
+        self._retry_s = max(retry_s, 0.1)
+        self._is_unavailable = False
+        self._renewing = threading.Lock()
+
+    def start(self) -> None:
+        """Starts both threads; they end with the inbox."""
+        for name, target in (("lease-watcher", self._watch), ("lease-keeper", self._keep)):
+            threading.Thread(target=target, name=name, daemon=True).start()
+
+    def note_unavailable(self, error: LeaseUnavailableError) -> None:
+        """Counts a failure, and logs the first of an outage."""
+        self._counters.unavailable += 1
+        if not self._is_unavailable:
+            self._is_unavailable = True
+            _log.error("the lease cannot be reached, trying again: %s", error)
+
+    def _note_available(self) -> None:
+        if self._is_unavailable:
+            self._is_unavailable = False
+            _log.info("the lease can be reached again")
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._inbox.is_abandoned
+
+    def _watch(self) -> None:
+        while not self._is_ending:
+            try:
+                holder = self._lease.watch(WATCH_S)
+            except LeaseUnavailableError as error:
+                self.note_unavailable(error)
+                time.sleep(self._retry_s)
+                continue
+            self._note_available()
+            self._inbox.see(holder)
+            if self._lease.term and (holder is None or holder.term != self._lease.term):
+                self._renew()  # somebody touched the key: find out at once whether it is still ours
+
+    def _keep(self) -> None:
+        ttl_s = self._lease.ttl_s
+        pause_s = min(ttl_s / RENEWALS_PER_TTL, KEEPER_WAKE_MAX_S)
+        while not self._is_ending:
+            time.sleep(pause_s)
+            pause_s = min(ttl_s / (RENEWALS_PER_TTL if self._renew() else RETRIES_PER_TTL), KEEPER_WAKE_MAX_S)
+
+    def _renew(self) -> bool:
+        """Renews once. Returns whether there was an answer."""
+        try:
+            with self._renewing:
+                self._lease.renew()
+        except LeaseLostError as error:
+            self._counters.expired += 1
+            self._inbox.lose(str(error))
+            return True
+        except LeaseUnavailableError as error:
+            self.note_unavailable(error)
+            return False
+        self._note_available()
+        self._counters.renewals += 1
+        if self._lease.term:
+            self._on_renewed()
+        return True

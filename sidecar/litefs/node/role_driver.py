@@ -1,0 +1,454 @@
+"""Plays a node's role: does what the role asks for until something happens, then looks up the next one.
+
+Strategy: one thread per thing that can block. The *driver* plays the role, the *watcher* waits for another holder of
+the lease, the *keeper* renews. Watcher and keeper only note what they saw; the driver alone decides, by the table in
+`roles.py`. What a role means for mount and replication is behind `Duties`.
+
+Guarantees: commits are allowed only by `_extend`, under a lock that closing them takes too: a renewal that is
+confirmed late never opens them again. The filesystem process refuses by itself what comes after the deadline, also
+if this process stands still.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from litefs.errors import (
+    HandoffRefusedError,
+    LeaseLostError,
+    LeaseUnavailableError,
+    LinkClosedError,
+)
+from litefs.lease.lease import Holder, Identity, Lease
+from litefs.node.cluster_id import ClusterId
+from litefs.node.election import SETTLE_S, YIELD_MAX_S, is_fresher_candidate, successor
+from litefs.node.lease_watch import Inbox, LeaseWatch, RoleCounters
+from litefs.node.roles import Event, Role, next_role
+
+CATCH_UP_S = 5.0
+"""An application that holds a lock for longer than this keeps its node from becoming primary."""
+
+HANDOFF_TIMEOUT_S = 5.0
+"""LiteFS's: to send the rest of the images, and for the other node to take the lease over."""
+
+LEAVE_TIMEOUT_S = 2.0
+"""The same for a node that ends, within the grace period of whoever ends it."""
+
+RETRY_S = 0.1
+"""Between attempts at a lease that is free and cannot be had yet."""
+
+PUBLISH_PER_TTL = 4
+
+_log = logging.getLogger("litefs.node")
+
+
+class Duties(Protocol):
+    """What a role means on this node."""
+
+    def open_commits(self, until: float) -> None:
+        """Allows commits until then, in monotonic seconds. Cheap; again with each renewal."""
+
+    def close_commits(self) -> None:
+        """Refuses commits. When this returns, positions stand still."""
+
+    def begin_to_lead(self) -> None:
+        """Lets go of every database, so that applications can write."""
+
+    def follow(self, holder: Holder | None) -> None:
+        """Is a replica of `holder`; of nobody if None, with what was received before still to be applied."""
+
+    def stop_receiving(self) -> None:
+        """Takes nothing from the primary any more."""
+
+    def catch_up(self, timeout_s: float) -> str:
+        """Applies what was received. Returns the databases that have not caught up in time; "" if all have."""
+
+    def freshness(self) -> int:
+        """Returns how much this node has, as `election.freshness`."""
+
+    def followers(self) -> Mapping[int, int]:
+        """Returns the connected replicas by node id, with the freshness that each was sent."""
+
+    def send_handoff(self, node_id: int, lease_id: str, timeout_s: float) -> bool:
+        """Sends a replica the rest of the images, then the lease. Returns whether it has been sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidacy:
+    """How this node takes part.
+
+    Attributes:
+        identity: of this node.
+        may_lead: it may become primary.
+        retry_s: pause after a failure.
+    """
+
+    identity: Identity
+    may_lead: bool
+    retry_s: float
+
+
+class RoleDriver:
+    """The role of one node, from start to stop."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        duties: Duties,
+        cluster: ClusterId,
+        candidacy: Candidacy,
+        on_role: Callable[[Role], None] = lambda _role: None,
+    ) -> None:
+        """Args: on_role: called on the driver's thread when the role has changed."""
+        self._lease = lease
+        self._duties = duties
+        self._cluster = cluster
+        self._candidacy = candidacy
+        self._on_role = on_role
+        self.counters = RoleCounters()
+        self._inbox = Inbox()
+        self._watch = LeaseWatch(lease, self._inbox, self.counters, self._extend, candidacy.retry_s)
+        self._gate = threading.Lock()
+        self._is_open = self._is_closed = False  # neither, until the first role: see STARTING
+        self._has_led = False
+        self._is_cluster_known = False
+        self._vacant_since: float | None = None
+        self._published = -1
+        self._said = ""
+        self.role = Role.STARTING
+        self._actions: Mapping[Role, Callable[[], Event]] = {
+            Role.STARTING: self._start_out,
+            Role.REPLICA: self._replicate,
+            Role.CANDIDATE: self._stand,
+            Role.ACQUIRING: self._acquire,
+            Role.PRIMARY: self._lead,
+            Role.HANDING_OFF: self._hand_off,
+            Role.DEMOTING: self._step_down,
+        }
+        self._thread = threading.Thread(target=self._run, name="role", daemon=True)
+
+    # ---- for other threads ----
+
+    def start(self) -> None:
+        """Begins, on threads of its own."""
+        self._thread.start()
+        self._watch.start()
+
+    def stop(self) -> None:
+        """Gives the lease to another node, or frees it, and ends. Bounded by about `LEAVE_TIMEOUT_S` twice."""
+        self._inbox.stop()
+        self._thread.join(2 * LEAVE_TIMEOUT_S + self._candidacy.retry_s)
+
+    def abandon(self) -> None:
+        """Ends without letting go of the lease: the next process of this node takes it up."""
+        self._inbox.abandon()
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who holds the lease, as last seen; None if nobody does."""
+        return self._inbox.holder
+
+    @property
+    def is_primary(self) -> bool:
+        """This node accepts commits now."""
+        return self.role is Role.PRIMARY and time.monotonic() < self._lease.primary_until
+
+    @property
+    def remaining_s(self) -> float:
+        """How long commits go on without another renewal, in seconds; 0 on a replica."""
+        return max(self._lease.primary_until - time.monotonic(), 0.0) if self.role is Role.PRIMARY else 0.0
+
+    def hand_off(self, node_id: int) -> None:
+        """Hands the lease to a replica that is connected, and waits until it has been sent.
+
+        Raises:
+            HandoffRefusedError: it could not be done; this node may still be primary.
+        """
+        if self.role is not Role.PRIMARY:
+            raise HandoffRefusedError("cannot handoff: node is not the primary")
+        if node_id not in self._duties.followers():
+            raise HandoffRefusedError("cannot handoff: target node is not currently connected")
+        outcome = self._inbox.ask_for_handoff(node_id)
+        if not outcome.done.wait(2 * HANDOFF_TIMEOUT_S):
+            raise HandoffRefusedError("cannot handoff: it takes too long")
+        if outcome.reason:
+            raise HandoffRefusedError(f"cannot handoff: {outcome.reason}")
+
+    def take_handed(self, lease_id: str) -> None:
+        """Takes note that the primary hands over the lease."""
+        self._inbox.hand(lease_id)
+
+    # ---- the driver ----
+
+    def _run(self) -> None:
+        while self.role is not Role.STOPPED and not self._inbox.is_abandoned:
+            try:
+                event = self._actions[self.role]()
+            except LinkClosedError:
+                return  # the node ends; the next process takes the lease up
+            except LeaseLostError as error:
+                _log.error("the lease is lost: %s", error)
+                event = Event.LEASE_LOST
+            except LeaseUnavailableError as error:
+                self._watch.note_unavailable(error)
+                if not self._inbox.is_stopping:
+                    self._inbox.pause(self._candidacy.retry_s)
+                    continue
+                event = Event.STOP  # what this node has of the lease runs out by itself
+            except Exception:  # noqa: BLE001 - without this thread the node would keep its role for ever
+                _log.exception("%s", self.role.value)
+                self._inbox.pause(max(self._candidacy.retry_s, RETRY_S))
+                continue
+            self._enter(next_role(self.role, event), event)
+
+    def _enter(self, role: Role, event: Event) -> None:
+        before, self.role = self.role, role
+        if role is before:
+            return
+        self._said = ""
+        _log.info("%s -> %s: %s", before.value, role.value, event.value)
+        self.counters.role_changes += 1
+        self.counters.demotions += role is Role.DEMOTING
+        self._on_role(role)
+
+    def _say(self, level: int, message: str) -> None:
+        """Logs a message unless it is the one that was logged last in this role."""
+        if message != self._said:
+            self._said = message
+            _log.log(level, "%s", message)
+
+    def _close(self) -> None:
+        with self._gate:
+            self._is_open = False
+        if not self._is_closed:
+            self._duties.close_commits()
+            self._is_closed = True
+
+    def _extend(self) -> None:
+        """Passes a confirmed renewal on, while this node is primary."""
+        with self._gate:
+            if self._is_open:
+                self._duties.open_commits(self._lease.primary_until)
+
+    # ---- the roles ----
+
+    def _start_out(self) -> Event:
+        if self._inbox.is_stopping:
+            return Event.STOP
+        if self._candidacy.may_lead and self._lease.resume():
+            return Event.RESUMED
+        self._inbox.holder = self._lease.holder()
+        return Event.PRIMARY_SEEN if self._inbox.holder is not None else Event.NO_PRIMARY
+
+    def _replicate(self) -> Event:
+        self._close()
+        self._vacant_since = None
+        holder = self._inbox.holder
+        identity = self._candidacy.identity
+        is_self = holder is not None and holder.advertise_url == identity.advertise_url
+        if is_self:
+            self._say(logging.WARNING, "an earlier run of this node holds the lease: waiting until it expires")
+        self._duties.follow(None if is_self else holder)
+        while True:
+            if self._candidacy.may_lead:
+                self._publish()
+            seen = self._inbox.wait(lambda: self._inbox.holder != holder, self._lease.ttl_s / PUBLISH_PER_TTL)
+            if self._inbox.is_stopping:
+                return self._leave()
+            if self._inbox.handed:
+                return Event.HANDED
+            if seen:
+                return Event.NO_PRIMARY if self._inbox.holder is None else Event.PRIMARY_SEEN
+
+    def _leave(self) -> Event:
+        """Ends the candidacy of a replica, so that nobody waits for it."""
+        self._lease.release()
+        return Event.STOP
+
+    def _publish(self) -> None:
+        freshness = self._duties.freshness()
+        if freshness != self._published:
+            self._lease.publish(freshness)
+            self._published = freshness
+
+    def _stand(self) -> Event:
+        self._close()
+        self._duties.follow(None)
+        if self._vacant_since is None:
+            self._vacant_since = time.monotonic()
+        if self._inbox.is_stopping:
+            return self._leave()
+        if self._inbox.handed:
+            return Event.HANDED
+        if not self._candidacy.may_lead or not self._may_stand():
+            self._inbox.wait(lambda: self._inbox.holder is not None, self._candidacy.retry_s)
+            return self._seen()
+        self._published = -1  # an entry may have gone with its session
+        self._publish()
+        if self._inbox.wait(lambda: self._inbox.holder is not None, SETTLE_S):
+            return self._seen()
+        node_id = self._candidacy.identity.node_id
+        if (
+            is_fresher_candidate(self._lease.candidates(), node_id, self._published)
+            and time.monotonic() < self._vacant_since + YIELD_MAX_S
+        ):
+            self._say(logging.INFO, "another candidate is fresher: it goes first")
+            self._inbox.wait(lambda: self._inbox.holder is not None, RETRY_S)
+            return self._seen()
+        return Event.ELECTED
+
+    def _seen(self) -> Event:
+        if self._inbox.is_stopping:
+            return self._leave()
+        if self._inbox.handed:
+            return Event.HANDED
+        holder = self._lease.holder()
+        self._inbox.holder = holder
+        return Event.NO_PRIMARY if holder is None else Event.PRIMARY_SEEN
+
+    def _may_stand(self) -> bool:
+        """Compares the cluster's ids; False if this node must not become primary, for now or at all."""
+        theirs, ours = self._lease.cluster_id(), self._cluster.text
+        self._is_cluster_known = bool(theirs)
+        if theirs and ours and theirs != ours:
+            self.counters.other_cluster += not self._said
+            self._say(logging.ERROR, f"the lease is that of cluster {theirs}, this node belongs to {ours}")
+            return False
+        if theirs and not ours:
+            self._say(logging.WARNING, f"this node has nothing of cluster {theirs} yet: it waits for a primary")
+            return False
+        if ours and not theirs and not self._has_led:
+            # Who keeps the lease knows nothing of this cluster: it may have been emptied under a primary that still
+            # believes in its last renewal. That one's time is up when a TTL has passed.
+            assert self._vacant_since is not None
+            left_s = self._vacant_since + self._lease.ttl_s - time.monotonic()
+            if left_s > 0.0:
+                self._say(logging.WARNING, f"the lease knows no cluster: waiting {left_s:.0f} s for an older primary")
+                return False
+        return True
+
+    def _acquire(self) -> Event:
+        if self._inbox.is_stopping:
+            return self._leave()
+        handed, self._inbox.handed = self._inbox.handed, ""
+        self._duties.stop_receiving()
+        behind = self._duties.catch_up(CATCH_UP_S)
+        if behind:
+            self._say(logging.WARNING, f"this node cannot become primary, for it cannot apply what it has: {behind}")
+            return Event.REFUSED
+        is_ours = self._lease.take_over(handed) if handed else self._lease.acquire()
+        if not is_ours:
+            self._inbox.wait(lambda: self._inbox.holder is not None, RETRY_S)
+            return Event.REFUSED
+        return Event.ACQUIRED
+
+    def _lead(self) -> Event:
+        if not self._is_open:
+            self._take_the_lead()
+        while True:
+            timeout_s = self._lease.primary_until - time.monotonic()
+            if timeout_s <= 0.0:
+                self._say(logging.ERROR, "the lease could not be renewed in time")
+                self.counters.unconfirmed += 1
+                return Event.LEASE_LOST
+            self._inbox.wait(lambda: bool(self._inbox.lost) or self._inbox.asked is not None, timeout_s)
+            if self._inbox.lost:
+                _log.error("the lease is lost: %s", self._inbox.lost)
+                return Event.LEASE_LOST
+            if self._inbox.is_stopping:
+                return Event.STOP
+            if self._inbox.asked is not None:
+                return Event.HANDOFF_ASKED
+
+    def _take_the_lead(self) -> None:
+        self._inbox.lost = ""
+        self._duties.begin_to_lead()
+        if not self._is_cluster_known or not self._cluster.text:
+            self._cluster.make()
+            theirs = self._lease.offer_cluster_id(self._cluster.text)
+            if theirs != self._cluster.text:
+                self.counters.other_cluster += 1
+                self._lease.release()
+                raise LeaseLostError(
+                    f"the lease is that of cluster {theirs}, this node belongs to {self._cluster.text}"
+                )
+            self._is_cluster_known = True
+        with self._gate:
+            self._is_open, self._is_closed = True, False
+            self._duties.open_commits(self._lease.primary_until)
+        self._has_led = True
+        self._vacant_since = None
+        self.counters.promotions += 1
+        self._inbox.see(self._lease.holder())
+
+    def _hand_off(self) -> Event:
+        asked, self._inbox.asked = self._inbox.asked, None
+        is_leaving = self._inbox.is_stopping
+        timeout_s = LEAVE_TIMEOUT_S if is_leaving else HANDOFF_TIMEOUT_S
+        target = asked.node_id if asked is not None else None
+        if is_leaving and target is None:
+            target = successor(self._lease.candidates(), self._duties.followers())
+        self._close()
+        if target is None:
+            assert is_leaving, "a handoff that was asked for has a target"
+            self._lease.release()
+            return Event.STOP
+        reason = ""
+        try:
+            lease_id = self._lease.hand_off()
+            if self._duties.send_handoff(target, lease_id, timeout_s):
+                self._await_successor(lease_id, timeout_s)
+            else:
+                reason = "the target node did not take what it was sent"
+                self._lease.withdraw(lease_id)
+        except HandoffRefusedError as error:
+            reason = str(error)
+            return Event.STOP if is_leaving else Event.HANDOFF_FAILED
+        except LeaseUnavailableError as error:
+            reason = str(error)
+            if not is_leaving:
+                self._watch.note_unavailable(error)
+                return Event.HANDOFF_FAILED  # and if it is not ours any more, that will be found out there
+        except LeaseLostError as error:
+            reason = str(error)
+        finally:
+            if asked is not None:
+                asked.finish(reason)
+        if reason:
+            _log.warning("the lease was not handed over: %s", reason)
+            return Event.LEASE_LOST
+        self.counters.handoffs += 1
+        return Event.STOP if is_leaving else Event.HANDED_OFF
+
+    def _await_successor(self, lease_id: str, timeout_s: float) -> None:
+        """Waits until another node has taken the lease; takes it away from a target that does not."""
+        own_url = self._candidacy.identity.advertise_url
+
+        def has_moved() -> bool:
+            holder = self._inbox.holder
+            return holder is None or holder.advertise_url != own_url
+
+        deadline = time.monotonic() + timeout_s
+        while not has_moved() and time.monotonic() < deadline:
+            self._inbox.wait(has_moved, deadline - time.monotonic())
+        if not has_moved():
+            _log.warning("the target node did not take the lease over: it is free again")
+            self._lease.withdraw(lease_id)
+
+    def _step_down(self) -> Event:
+        self._close()
+        if self._inbox.is_stopping:
+            return self._leave()
+        holder = self._lease.holder()
+        self._inbox.lost = ""
+        self._inbox.holder = holder
+        if holder is None:
+            return Event.NO_PRIMARY
+        if holder.term == self._lease.term:
+            if time.monotonic() < self._lease.primary_until:
+                return Event.RESUMED  # it was confirmed late, and nobody else had it meanwhile
+            raise LeaseUnavailableError("the lease is ours, and not confirmed yet")
+        return Event.PRIMARY_SEEN
