@@ -26,6 +26,7 @@ def _writers(mode: str, target: Target, round_: Round) -> dict[str, float]:
         "tx/s of 8": together["tx/s"],
         "8 : 1": together["tx/s"] / alone["tx/s"],
         "read p99 ms": together["read p99 ms"],
+        "open and read p99 ms": together["open p99 ms"],
     }
 
 

@@ -33,8 +33,8 @@ def _cell(row: dict[str, list[float]], column: str) -> str:
     return text
 
 
-def document(samples: Samples, *, rounds: int, seconds: float) -> str:
-    """Returns the JSON of a run: machine, commit, parameters, all rounds and their medians."""
+def document(samples: Samples, parameters: dict[str, object]) -> str:
+    """Returns the JSON of a run: machine, commit, `parameters`, all rounds and their medians."""
     results = {
         workload: {
             metric: {column: {"median": statistics.median(values), "rounds": values} for column, values in row.items()}
@@ -42,8 +42,7 @@ def document(samples: Samples, *, rounds: int, seconds: float) -> str:
         }
         for workload, metrics in samples.items()
     }
-    head = {"machine": machine(), "commit": _commit(), "rounds": rounds, "seconds": seconds}
-    return json.dumps(head | {"results": results}, indent=2)
+    return json.dumps({"machine": machine(), "commit": _commit()} | parameters | {"results": results}, indent=2)
 
 
 def machine() -> dict[str, str]:

@@ -15,7 +15,7 @@ BATCH = 5000
 def main() -> None:
     """Measures for the given time after one batch of warming up."""
     path, seconds = sys.argv[1], float(sys.argv[2])
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=30)
     (row_n,) = connection.execute("SELECT max(id) FROM t").fetchone()
     keys = [(random.randint(1, row_n),) for _ in range(BATCH)]
     execute = connection.execute
