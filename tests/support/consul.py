@@ -1,0 +1,118 @@
+"""A real Consul for tests: one agent in development mode, with sessions that may be short.
+
+The program is `consul` of the PATH, else the one that `scripts/consul` has built. Sessions expire at twice their TTL.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.support.filesystem_node import REPOSITORY
+from tests.support.litefs_node import free_port
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
+_POLL_S = 0.02
+
+
+def find_consul() -> Path | None:
+    """Returns the program; None if this machine has none."""
+    on_path = shutil.which("consul")
+    if on_path is not None:
+        return Path(on_path)
+    built = subprocess.run([REPOSITORY / "scripts" / "consul", "--where"], capture_output=True, text=True, check=True)
+    path = Path(built.stdout.strip())
+    return path if path.exists() else None
+
+
+class ConsulAgent:
+    """One agent, on ports of loopback.
+
+    Attributes:
+        url: of its HTTP API.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Args: root: an empty directory for its log."""
+        program = find_consul()
+        if program is None:
+            if os.environ.get("CI") == "true":
+                pytest.fail("there is no consul: scripts/consul builds it")
+            pytest.skip("there is no consul on the PATH, and scripts/consul was not run")
+        self._program = program
+        self._log_path = root / "consul.log"
+        self._ports = {name: free_port() for name in ("http", "server", "serf-lan", "serf-wan")}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"http://127.0.0.1:{self._ports['http']}"
+
+    def start(self) -> None:
+        """Starts it, empty, and returns when it leads itself."""
+        ports = [word for name, port in self._ports.items() for word in (f"-{name}-port", str(port))]
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    self._program, "agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1", "-log-level", "warn",
+                    *ports, "-dns-port", "-1", "-grpc-port", "-1", "-grpc-tls-port", "-1",
+                    "-hcl", 'session_ttl_min = "500ms"', "-hcl", "connect { enabled = false }",
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._has_leader():
+            assert self._process.poll() is None, f"consul ended\n{self._log_path.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, "consul has no leader"
+            time.sleep(_POLL_S)
+
+    def _has_leader(self) -> bool:
+        try:
+            # A write is answered only when sessions and keys can be kept.
+            self.request("PUT", "/v1/kv/ready", b"1")
+        except OSError:
+            return False
+        return True
+
+    def request(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """Sends one request, as an operator would. Raises OSError when it is not answered with success."""
+        request = urllib.request.Request(self.url + path, data=body or None, method=method)
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            data: bytes = answer.read()
+        return data
+
+    def value(self, key: str) -> bytes:
+        """Returns the value of a key; b"" if there is none."""
+        try:
+            return self.request("GET", f"/v1/kv/{key}?raw")
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return b""
+            raise
+
+    def freeze(self) -> None:
+        """Stops it answering, while its connections stay open."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it go on."""
+        self._signal(signal.SIGCONT)
+
+    def thaw_if_running(self) -> None:
+        """The same, where it may have been stopped."""
+        if self._process is not None and self._process.poll() is None:
+            self.thaw()
+
+    def stop(self) -> None:
+        """Kills it; what it knew is gone."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(STOP_TIMEOUT_S)
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None, "it is not running"
+        os.kill(self._process.pid, number)
