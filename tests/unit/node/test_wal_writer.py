@@ -30,7 +30,7 @@ class Unpublished(WalWriter):
         self._published = index.headers()
 
 
-def seen_after_each_apply(world: WalWorld, kind: type[WalWriter]) -> list[tuple[int, list[object]]]:
+def seen_after_each_apply(world: WalWorld, kind: type[WalWriter]) -> list[tuple[int, list[int]]]:
     """Returns for each transaction its number, and what a connection saw that was open before."""
     apply(world.writer(), world.next())  # the first header is published
     world.close_writers()
@@ -135,7 +135,7 @@ class Unshared(WalWriter):
         self._database.unlock()
 
 
-def inodes_and_rows(world: WalWorld, kind: type[WalWriter]) -> tuple[bool, list[object]]:
+def inodes_and_rows(world: WalWorld, kind: type[WalWriter]) -> tuple[bool, list[int]]:
     """Opens and closes the only connection between applies; whether the files stayed, and what a new one sees."""
     writer = world.writer(kind)
     apply(writer, world.next())

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ class WalWorld:
         self._writers: list[tuple[WalWriter, MountedDatabase]] = []
         self._processes: list[SqlProcess] = []
         self._fresh: SqlProcess | None = None
+        self.children: list[subprocess.Popen[str]] = []
+        """Further processes that are to end with the world."""
 
     # ---- the source ----
 
@@ -154,6 +157,9 @@ class WalWorld:
     def close(self) -> None:
         for process in self._processes:
             process.kill()
+        for child in self.children:
+            child.kill()
+            child.communicate()
         self.close_writers()
         self.source.close()
 
@@ -175,9 +181,9 @@ def query(process: SqlProcess, text: str) -> Rows:
     return process.call("sql", 0, text, [])
 
 
-def numbers(process: SqlProcess) -> list[object]:
+def numbers(process: SqlProcess) -> list[int]:
     """Returns the numbers that rows have: one, if a reader sees a transaction whole."""
-    return [n for (n,) in query(process, "SELECT DISTINCT n FROM t")]
+    return [n for (n,) in query(process, "SELECT DISTINCT n FROM t") if isinstance(n, int)]
 
 
 def apply(writer: WalWriter, transaction: Transaction) -> None:
