@@ -149,6 +149,7 @@ def recover(database: Database, found: FoundLog, live_groups: set[int], progress
     if database.base.size != database.page_n * database.page_size:  # else its time of change would be lost
         database.base.truncate_file(database.page_n * database.page_size, database.txid)
     database.size = database.base.size
+    database.note_header()  # the images may have changed the journal mode
     _end_log(database, found, run)
     if run:
         _log.info("%s: %d images after %016x laid over the base", database.name, len(run), database.base_txid)

@@ -187,3 +187,16 @@ def test_a_decision_outlives_the_database_that_it_was_written_in(tmp_path: Path)
     world = World(tmp_path, QuickDisk())
     assert content(world) == (1, decided)
     world.close()
+
+
+def test_a_journal_mode_that_only_the_log_knows_is_known_after_a_start(tmp_path: Path) -> None:
+    """Otherwise the first checkpoint in the WAL that is there next would be refused as a write without a journal."""
+    world = World(tmp_path, QuickDisk())
+    player = world.player()
+    world.commit(player, range(1, 5))
+    player.commit(player.change([1], wal=True), sync=False)  # so that page 1 waits in a layer, above the base
+    assert world.database().wal_mode
+    world.close()
+    world = World(tmp_path, QuickDisk())
+    assert world.database().wal_mode
+    world.close()
