@@ -1,0 +1,199 @@
+"""Our nodes and those of the original LiteFS, which is written in Go, follow each other.
+
+Every test runs in both directions: a Go replica follows our primary, and ours follows a Go primary. The verdict is the
+same as between our own nodes: SQLite's check, the checksum of the position, and equal bytes on both mounts.
+"""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.test_replication import filled
+from tests.support import go_litefs
+from tests.support.cluster import Cluster, await_true
+from tests.support.litefs_node import LitefsNode, Pair
+
+QUICK = '  reconnect-delay: "50ms"\n'
+MODES = ("DELETE", "WAL")
+DIRECTIONS = ("go follows us", "we follow go")
+
+
+@pytest.fixture(scope="session")
+def _go() -> list[str]:
+    try:
+        return [str(go_litefs.find())]
+    except go_litefs.NoGoLitefsError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=DIRECTIONS)
+def pair(request: pytest.FixtureRequest, _go: list[str], tmp_path: Path) -> Iterator[Pair]:
+    """A primary and a replica of different make, not started."""
+    made = Pair(tmp_path)
+    if request.param == "go follows us":
+        made.replica = LitefsNode(tmp_path / "go", primary_port=made.primary.port, command=_go, extra=QUICK)
+    else:
+        made.primary = LitefsNode(tmp_path / "go", command=_go)
+        made.replica = LitefsNode(tmp_path / "ours", primary_port=made.primary.port, extra=QUICK)
+    yield made
+    made.stop()
+    for node in (made.primary, made.replica):
+        request.node.add_report_section("teardown", f"log of {node.root.name}", node.log_text()[-20000:])
+
+
+@pytest.fixture
+def cluster(pair: Pair) -> Iterator[Cluster]:
+    """Sessions on a pair, not started."""
+    made = Cluster(pair, "interop")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_commits_arrive_one_by_one(cluster: Cluster, mode: str) -> None:
+    cluster.pair.start()
+    writer = filled(cluster, mode)
+    cluster.sync()
+    reader = cluster.readers.connect(busy_timeout_ms=5000)
+    for row in range(1000, 1020):
+        writer.sql("INSERT INTO t VALUES (?, randomblob(5000))", row)
+        cluster.sync()
+        assert reader.sql("SELECT max(id), count(*) FROM t") == [[row, 30 + row - 999]]
+    writer.sql("DELETE FROM t WHERE id % 2")
+    writer.sql("VACUUM")
+    cluster.sync()
+    assert reader.sql("SELECT count(*) FROM t") == writer.sql("SELECT count(*) FROM t")
+    cluster.check()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rows", [30, 6000], ids=["small", "large"])
+def test_a_late_replica_takes_a_snapshot_and_goes_on(cluster: Cluster, mode: str, rows: int) -> None:
+    cluster.primary.start()
+    writer = filled(cluster, mode, rows=rows)
+    other = filled(cluster, mode, name="other", rows=1)
+    cluster.replica.start()
+    cluster.sync()
+    for _ in range(5):
+        writer.sql("UPDATE t SET body = randomblob(900) WHERE id % 7 = 0")
+        other.sql("INSERT INTO t VALUES (NULL, randomblob(300))")
+    cluster.check()
+    cluster.check("other")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("page_size", [512, 65536])
+def test_pages_of_every_size_arrive(cluster: Cluster, mode: str, page_size: int) -> None:
+    cluster.primary.start()
+    writer = cluster.writers.connect()
+    writer.sql(f"PRAGMA page_size = {page_size}")
+    writer.sql(f"PRAGMA journal_mode = {mode}")
+    writer.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)")
+    writer.many("INSERT INTO t VALUES (?, randomblob(3000))", [[row] for row in range(20)])
+    cluster.replica.start()
+    cluster.sync()
+    writer.sql("INSERT INTO t SELECT id + 100, randomblob(70000) FROM t")
+    cluster.check()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_replica_that_was_away_goes_on_where_it_stopped(cluster: Cluster, mode: str) -> None:
+    cluster.pair.start()
+    writer = filled(cluster, mode)
+    cluster.sync()
+    cluster.replica.stop()
+    for row in range(1000, 1050):
+        writer.sql("INSERT INTO t VALUES (?, randomblob(2000))", row)
+    before = _snapshots(cluster)
+    cluster.replica.start()
+    cluster.check()
+    assert _snapshots(cluster) == before, "the log was enough"
+
+
+def _snapshots(cluster: Cluster) -> int:
+    """Returns how many snapshots went over the wire, by the log of our primary or that of the Go replica."""
+    log = cluster.primary.log_text() + cluster.replica.log_text()
+    return len(re.findall(r"snapshot to .* MB in|snapshot at .* taken over|snapshot received", log))
+
+
+def test_a_dropped_database_goes_and_comes_back(cluster: Cluster) -> None:
+    cluster.pair.start()
+    filled(cluster, "DELETE").close()
+    cluster.check()
+    cluster.writers.run("rm", cluster.writers.path())
+    await_true(lambda: not cluster.readers.exists("db"), "the database goes")
+    filled(cluster, "DELETE", rows=5)
+    cluster.check()
+
+
+def test_an_idle_stream_stays_open(cluster: Cluster) -> None:
+    """Longer than a follower waits for a sign of its primary."""
+    cluster.pair.start()
+    filled(cluster, "WAL")
+    cluster.sync()
+    heartbeats, lag_ms = 0, 0
+    deadline = time.monotonic() + 60
+    while heartbeats < 7:  # one a second
+        lag_ms, before = int(cluster.replica.read(".lag")), lag_ms
+        heartbeats += lag_ms < before
+        assert time.monotonic() < deadline
+    assert _connections(cluster) == 1
+    cluster.check()
+
+
+def _connections(cluster: Cluster) -> int:
+    return len(re.findall(r"following 127|existing primary found", cluster.replica.log_text()))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_replica_that_diverged_takes_the_primarys_state(cluster: Cluster, mode: str) -> None:
+    """It was primary on its own meanwhile, with as many transactions."""
+    pair = cluster.pair
+    pair.start()
+    filled(cluster, mode).close()
+    cluster.sync()
+    pair.replica.stop()
+    configuration = pair.replica.config_path.read_text()
+    pair.replica.config_path.write_text(configuration.replace("candidate: false", "candidate: true"))
+    pair.replica.start()
+    for session in (cluster.readers, cluster.writers):
+        connection = session.connect(busy_timeout_ms=5000)
+        connection.sql("INSERT INTO t VALUES (1000, ?)", str(session.place.mount_dir))
+        connection.close()
+    pair.replica.stop()
+    pair.replica.config_path.write_text(configuration)
+    pair.replica.start()
+    cluster.check()
+    rows = cluster.readers.connect().sql("SELECT body FROM t WHERE id = 1000")
+    assert rows == [[str(cluster.primary.mount_dir)]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cluster_changes_its_make_node_by_node(cluster: Cluster, mode: str) -> None:
+    """The replica becomes primary by its configuration, and the old primary follows it, without a snapshot."""
+    pair = cluster.pair
+    pair.start()
+    filled(cluster, mode).close()
+    cluster.sync()
+    pair.stop()
+    snapshots = _snapshots(cluster)
+    old, new = pair.primary, pair.replica
+    url = f"http://127.0.0.1:{old.port}"
+    for node, before, after in ((old, "true", "false"), (new, "false", "true")):
+        text = node.config_path.read_text().replace(f"candidate: {before}", f"candidate: {after}")
+        node.config_path.write_text(text.replace(url, f"http://127.0.0.1:{new.port}"))
+    turned = Pair(pair.primary.root.parent / "turned")
+    turned.primary, turned.replica = new, old
+    back = Cluster(turned, "interop")
+    try:
+        turned.start()
+        writer = back.writers.connect()
+        writer.sql("INSERT INTO t VALUES (1000, 'the new primary wrote this')")
+        writer.close()
+        back.check()
+        assert _snapshots(back) == snapshots
+    finally:
+        back.close()
