@@ -60,11 +60,12 @@ class JournalApplier:
         next; after it, the transaction stands.
         """
         fd = self._database.open()
-        size = self._database.size_bytes()
-        if size and size % page_size:
-            raise FormatError(f"{self._database.name}: {size} bytes are no whole pages of {page_size}")
         journal_fd = self._create_journal()
         try:
+            # Not before: a hot journal was played back then, and the size may be another.
+            size = self._database.size_bytes()
+            if size % page_size:
+                raise FormatError(f"{self._database.name}: {size} bytes are no whole pages of {page_size}")
             self._fill(fd, journal_fd, pages, page_size, size // page_size, commit)
             os.unlink(self._database.journal_path)
         except BaseException:
