@@ -62,11 +62,7 @@ class JournalApplier:
         fd = self._database.open()
         journal_fd = self._create_journal()
         try:
-            # Not before: a hot journal was played back then, and the size may be another.
-            size = self._database.size_bytes()
-            if size % page_size:
-                raise FormatError(f"{self._database.name}: {size} bytes are no whole pages of {page_size}")
-            self._fill(fd, journal_fd, pages, page_size, size // page_size, commit)
+            self._fill(fd, journal_fd, pages, page_size, commit)
             os.unlink(self._database.journal_path)
         except BaseException:
             self.roll_back_hot_journal()
@@ -83,8 +79,13 @@ class JournalApplier:
             self.roll_back_hot_journal()
             return os.open(self._database.journal_path, flags, FILE_MODE)
 
-    def _fill(self, fd: int, journal_fd: int, pages: Iterable[Page], page_size: int, page_n: int, commit: int) -> None:
+    def _fill(self, fd: int, journal_fd: int, pages: Iterable[Page], page_size: int, commit: int) -> None:
         """Writes journal and pages, up to the commit."""
+        # Not before there is a journal of ours: a hot one was played back for it, and then the size is another.
+        size = self._database.size_bytes()
+        page_n = size // page_size
+        if size % page_size:
+            raise FormatError(f"{self._database.name}: {size} bytes are no whole pages of {page_size}")
         journal = JournalWriter(page_size=page_size, page_n=page_n, nonce=secrets.randbits(32))
         written: list[bytes | memoryview] = [journal.header(RECORD_N_UNKNOWN)]
         offset = 0
