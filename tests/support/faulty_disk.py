@@ -132,6 +132,9 @@ class QuickDisk(Disk):
     def sync_directory(self, label: str, path: Path | str) -> None:
         os.stat(path)
 
+    def close_unnamed(self, label: str, fd: int) -> None:
+        os.close(fd)
+
 
 class FaultyDisk(QuickDisk):
     """Carries out calls in `root`, counts them, fails one of them, and keeps the model of what is durable.
@@ -183,6 +186,10 @@ class FaultyDisk(QuickDisk):
         fd = super().open_unnamed(label, directory)
         self._files[fd] = _File()
         return fd
+
+    def copy_attributes(self, label: str, source: Path | str, target: Path | str) -> None:
+        self._enter(label, changes=False)
+        super().copy_attributes(label, source, target)
 
     def read(self, label: str, fd: int, size: int, offset: int) -> bytes:
         self._enter(label, changes=False)

@@ -175,7 +175,7 @@ class World:
             player.load(b"".join(after))
         if player.served.load is not None:
             # Refused, and shown until the application tries again or restarts: the committed state is the old one.
-            player.served.load.close()
+            player.served.load.discard()
             player.served.load = None
             player.look()
 
@@ -196,9 +196,11 @@ class World:
             except OSError:
                 incoming.abort()
                 raise
-            state = DatabaseState(base_txid=txid, checksum=checksum, page_size=player.page_size, page_n=page_n)
+            state = DatabaseState(
+                base_txid=txid, checksum=checksum, page_size=player.page_size, page_n=page_n, incoming=incoming.name
+            )
             replacement.prepare_replacement(self.disk, directory, state)
-            self.store.flip_replacement(player.name)
+            run(self.store.flip_replacement(player.name))
         player.look()
 
     def drop(self, player: Player) -> None:
@@ -206,7 +208,7 @@ class World:
         if not player.pages:
             return
         with self.refusable(), self.promises.committing({player.name: b""}, durable=False):
-            self.store.drop(player.name)
+            run(self.store.drop(player.name))
         if not player.served.database.exists:
             self.player(player.name)
         player.look()

@@ -23,6 +23,7 @@ from litefs.link.channel import MessageDecoder, encode
 from litefs.storage import replacement
 from litefs.storage.database import Database
 from litefs.storage.followed import append_image, append_spooled
+from litefs.storage.incoming import discard_incoming
 from litefs.storage.state import DatabaseState
 
 RECEIVE_BYTES = 1 << 20
@@ -242,10 +243,15 @@ class LinkServer:
             page_n=request.page_n,
             timestamp_ms=request.timestamp_ms,
             after_txid=database.log.last_txid,
+            incoming=request.incoming,
         )
         directory = self._store.directory(name)
         disk = self._store.disk
-        await self._loop.offload(lambda: replacement.prepare_replacement(disk, directory, state))
+        try:
+            await self._loop.offload(lambda: replacement.prepare_replacement(disk, directory, state))
+        except OSError:
+            discard_incoming(disk, directory, request.incoming)
+            raise
         self._store.databases[name].is_being_replaced = True
         inodes = self._operations.inodes
         mount_name = REPLACEMENT_PREFIX + name

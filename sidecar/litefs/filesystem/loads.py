@@ -23,5 +23,5 @@ async def end_load(loop: Loop, served: ServedDatabase) -> None:
         served.load.give_up()
         await let_load_commit(loop, served)
     if served.load is not None:
-        served.load.close()
+        served.load.discard()
         served.load = None

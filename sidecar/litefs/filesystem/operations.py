@@ -21,7 +21,7 @@ import pyfuse3
 
 from litefs.filesystem.answers import Answers, guarded
 from litefs.filesystem.inodes import NAME_TIMEOUT_S, SPECIAL_KINDS, TRANSACTION_KINDS, Inode, InodeTable, Kind, absent
-from litefs.filesystem.loads import WAIT_POLL_S, end_load, let_load_commit
+from litefs.filesystem.loads import end_load, let_load_commit
 from litefs.filesystem.loop import Loop
 from litefs.filesystem.names import classify
 from litefs.filesystem.special_files import ClusterView, special_content
@@ -185,7 +185,8 @@ class Operations(Answers):
             raise pyfuse3.FUSEError(errno.EACCES)
         elif inode.kind is Kind.JOURNAL:
             if inode.scratch is served.journal.file:
-                await self.loop.drive(served.journal.unlink())
+                forget = served.is_being_replaced and self._is_node(ctx)
+                await self.loop.drive(served.journal.abandon() if forget else served.journal.unlink())
         elif inode.kind is Kind.WAL:
             if not self.store.gate.is_open and not self._is_node(ctx):
                 raise pyfuse3.FUSEError(errno.EACCES)
@@ -196,7 +197,7 @@ class Operations(Answers):
             served.shm = None
         else:
             await end_load(self.loop, served)
-            self.store.drop(text)
+            await self.loop.drive(self.store.drop(text))
             self.invalidate(inode)
         self.inodes.unname(inode)
 
@@ -218,10 +219,8 @@ class Operations(Answers):
             raise pyfuse3.FUSEError(errno.EPERM)
         old = self.inodes.by_name.get(target)
         before = self.store.databases.get(target)
-        while before is not None and before.database.is_checkpointing:
-            await self.loop.sleep(WAIT_POLL_S)
         try:
-            served = self.store.flip_replacement(target)
+            served = await self.loop.drive(self.store.flip_replacement(target))
         finally:
             if before is not None:
                 before.is_being_replaced = False
@@ -342,8 +341,8 @@ class Operations(Answers):
                 raise pyfuse3.FUSEError(errno.ESTALE)
             assert served is not None
             handle.wrote = True
-            served.write(offset, data, by_sqlite=handle.by_sqlite)
-        elif inode.scratch is not None:
+            return served.write(offset, data, by_sqlite=handle.by_sqlite)
+        if inode.scratch is not None:
             inode.scratch.write(offset, data)
         else:
             raise pyfuse3.FUSEError(errno.EIO)

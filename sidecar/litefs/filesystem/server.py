@@ -30,7 +30,7 @@ from litefs.storage.data_dir import DataDir
 from litefs.storage.database import CommitGate, Database, StoreSettings
 from litefs.storage.disk import disk_from_environment
 from litefs.storage.housekeeping import Housekeeper
-from litefs.storage.replacement import discard_old_log
+from litefs.storage.replacement import discard_old_logs
 from litefs.storage.store import Store
 
 SETTLE_DELAY_S = 0.1
@@ -189,7 +189,7 @@ class FilesystemServer:
                 await self._checkpoint(database, now)
             try:
                 await self._loop.drive(self._housekeeper.forget(database, now))
-                await self._loop.drive(discard_old_log(database.disk, database.directory))
+                await self._loop.drive(discard_old_logs(database.disk, database.directory))
             except OSError as error:
                 _log.warning("%s: removing old log: %s", database.name, error)
 

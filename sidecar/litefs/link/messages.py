@@ -107,7 +107,7 @@ class CloseSnapshot(msgspec.Struct, frozen=True, tag="close-snapshot"):
 
 
 class PrepareReplacement(msgspec.Struct, frozen=True, kw_only=True, tag="prepare-replacement"):
-    """A whole new state lies complete and synced in the incoming files of the database.
+    """A whole new state lies complete and synced in the files `incoming` of the database: they are ours no more.
 
     `storage.incoming` wrote them. When the answer is `ReplacementReady`, the node renames `mount_name`
     to the database's name *through the mount*; that rename is the flip.
@@ -119,6 +119,7 @@ class PrepareReplacement(msgspec.Struct, frozen=True, kw_only=True, tag="prepare
     page_size: int
     page_n: int
     timestamp_ms: int
+    incoming: str
 
 
 # ---- filesystem → node ----

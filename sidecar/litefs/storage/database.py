@@ -37,6 +37,9 @@ LOG_NAME = "log"
 DIRECT_PAGES_MAX = 64
 """A commit of up to so many durable pages is written into the base at once; larger ones go off the loop."""
 
+DIRECT_SHRINK_BYTES = 64 << 20
+"""And one that cuts off no more than this: to free the blocks takes the file system about a millisecond."""
+
 _log = logging.getLogger("litefs.storage")
 
 
@@ -84,7 +87,7 @@ class Database:
         page_size, page_n: of that state; 0 before the first commit, `page_n` 0 after a drop.
         sums: page checksums of that state, page `pgno` at index `pgno - 1`.
         base_txid: S, see the module's docstring.
-        is_checkpointing: the state file is being replaced in a thread; a replacement waits for it.
+        is_state_busy: the state file, or every file, is being replaced in a thread: whoever is next waits.
         complete: the last state that the base file was known to hold all of; S may move to it.
         stale: pages that the base (with its layers) does not show as committed: in WAL mode those whose
             newest content still lies in the WAL only.
@@ -115,7 +118,7 @@ class Database:
         self.size = self.base.size
         self.lost: Exception | None = None
         self.wal_mode = False
-        self.is_checkpointing = False
+        self.is_state_busy = False
         self.complete = state
         self.on_accept: Callable[[Database], None] = lambda database: None
         self.note_header()
@@ -171,7 +174,7 @@ class Database:
         if self.gate.is_open and not self.expected:
             prepared = yield from prepare(self.log, self.before(), change, group)
             if not self.may_accept(prepared):
-                self.void(prepared)
+                yield from self.void(prepared)
                 raise NotPrimaryError(f"{self.name}: this node ceased to be the primary")
             return prepared
         measured = yield from measure(self.before(), change)
@@ -205,7 +208,7 @@ class Database:
             return True
         return self.gate.is_open or (bool(self.expected) and self.expected[0].record is prepared.record)
 
-    def void(self, prepared: Prepared) -> None:
+    def void(self, prepared: Prepared) -> Steps[None]:
         """Takes back a prepared transaction that will not commit, durably.
 
         An image that came from the primary stays: it is still to be applied.
@@ -214,7 +217,7 @@ class Database:
             DiskLostError: the process must stop.
         """
         if prepared.record is not None and not (self.expected and self.expected[0].record is prepared.record):
-            self.log.void(prepared.record, self.txid)
+            yield from self.log.void(prepared.record, self.txid)
 
     def accept(self, prepared: Prepared) -> None:
         """Moves the position to a prepared transaction. Nothing in here may fail: the image is in the log."""
@@ -236,7 +239,7 @@ class Database:
             self.expected.popleft()
         self.on_accept(self)
 
-    def drop(self) -> None:
+    def drop(self) -> Steps[None]:
         """Commits the removal of the database: an image without pages, after which the position goes on.
 
         Raises:
@@ -245,14 +248,14 @@ class Database:
         """
         self.exists = False
         try:
-            self.clear()
+            yield from self.clear()
         except BaseException:
             self.exists = True
             raise
 
-    def clear(self) -> None:
+    def clear(self) -> Steps[None]:
         """Commits an empty database. Raises as `drop`."""
-        prepared = run(self.prepare(Change(pgnos=(), read=self.base.page, commit=0)))
+        prepared = yield from self.prepare(Change(pgnos=(), read=self.base.page, commit=0))
         self.stale.clear()
         self.accept(prepared)
         self.lay_down(self.new_overlay(self.page_size), prepared.txid)
@@ -268,7 +271,7 @@ class Database:
         first = overlay.get(1)
         if first is not None:
             self.wal_mode = is_wal_mode(first)
-        if len(pages) > DIRECT_PAGES_MAX:
+        if len(pages) > DIRECT_PAGES_MAX or base.committed_size() - size > DIRECT_SHRINK_BYTES:
             for pgno in [pgno for pgno in pages if pgno > self.page_n]:
                 del pages[pgno]
             base.push_layer(overlay, txid, size)

@@ -11,6 +11,8 @@ import errno
 import fnmatch
 import os
 import shutil
+import stat
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +36,16 @@ class Disk:
     def close(self, label: str, fd: int) -> None:
         """Closes a descriptor."""
         os.close(fd)
+
+    def close_unnamed(self, label: str, fd: int) -> None:
+        """Closes a descriptor of a file without a name, which may free gigabytes: nobody waits for that."""
+        threading.Thread(target=os.close, args=(fd,), name=label, daemon=True).start()
+
+    def copy_attributes(self, label: str, source: Path | str, target: Path | str) -> None:
+        """Gives a file the mode and the owner of another."""
+        attributes = os.stat(source)
+        os.chown(target, attributes.st_uid, attributes.st_gid)
+        os.chmod(target, stat.S_IMODE(attributes.st_mode))
 
     def read(self, label: str, fd: int, size: int, offset: int) -> bytes:
         """Returns up to `size` bytes; fewer only at the end of the file."""
@@ -123,18 +135,41 @@ class Disk:
 
 
 class DelayingDisk(Disk):
-    """A disk whose syncs of matching labels take longer: a slow disk for benchmarks and tests."""
+    """A disk on which whatever waits for the platter takes longer: a slow disk for benchmarks and tests.
+
+    Syncs, copies and the freeing of files, that is. Writes go to the page cache, and names to a journal.
+    """
 
     def __init__(self, pattern: str, delay_s: float) -> None:
-        """Args: pattern: shell pattern over labels; delay_s: added before each matching sync."""
+        """Args: pattern: shell pattern over labels; delay_s: added before each matching call."""
         self._pattern = pattern
         self._delay_s = delay_s
 
-    def sync(self, label: str, fd: int) -> None:
-        """Waits, then syncs."""
+    def _wait(self, label: str) -> None:
         if fnmatch.fnmatch(label, self._pattern):
             time.sleep(self._delay_s)
+
+    def sync(self, label: str, fd: int) -> None:
+        """Waits, then syncs."""
+        self._wait(label)
         super().sync(label, fd)
+
+    def sync_directory(self, label: str, path: Path | str) -> None:
+        """Waits, then syncs."""
+        self._wait(label)
+        super().sync_directory(label, path)
+
+    def copy(
+        self, label: str, source_fd: int, target_fd: int, source_offset: int, target_offset: int, size: int
+    ) -> int:
+        """Waits, then copies."""
+        self._wait(label)
+        return super().copy(label, source_fd, target_fd, source_offset, target_offset, size)
+
+    def remove_tree(self, label: str, path: Path | str) -> None:
+        """Waits, then removes."""
+        self._wait(label)
+        super().remove_tree(label, path)
 
 
 class FullDisk(Disk):

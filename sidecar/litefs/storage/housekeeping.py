@@ -81,13 +81,13 @@ class Housekeeper:
         base, disk, directory = database.base, database.disk, database.directory
         with base.in_use():
             yield base.sync
-        if database.base is not base:
-            return  # replaced meanwhile: the state file is of the new base
-        database.is_checkpointing = True
+        if database.base is not base or database.is_state_busy:
+            return  # replaced meanwhile, or about to be: the state file is of the new base
+        database.is_state_busy = True
         try:
             yield lambda: write_state(disk, directory, state)
         finally:
-            database.is_checkpointing = False
+            database.is_state_busy = False
         self.moved(database, state, now_s)
 
     def moved(self, database: Database, state: DatabaseState, now_s: float) -> None:

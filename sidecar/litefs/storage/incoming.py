@@ -1,12 +1,14 @@
 """A whole new state of a database, written beside the old one before it replaces it.
 
-Strategy: pages go straight to their place in `database.incoming`, their checksums to
-`database.incoming.sums` (u64 little-endian, page `pgno` at index `pgno - 1`), so that the filesystem
-process can take the state over without reading it again. Nothing refers to these files until
-`replacement` has written `state.next`; left-overs of a crash are overwritten or removed.
+Strategy: pages go straight to their place in `incoming-<random>`, their checksums to a file beside it
+(u64 little-endian, page `pgno` at index `pgno - 1`), so that the filesystem process can take the state over
+without reading it again. Each new state has a name of its own, for a load, an import and a snapshot may be on
+their way at once. Nothing refers to these files until `replacement` has written `state.next`; left-overs of a
+crash are removed by the next start.
 """
 
 import os
+import secrets
 import sys
 from array import array
 from pathlib import Path
@@ -16,23 +18,32 @@ from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum, lock_pgno,
 from litefs.formats.position import Checksum
 from litefs.storage.disk import Buffer, Disk
 
-INCOMING_NAME = "database.incoming"
-SUMS_NAME = "database.incoming.sums"
+INCOMING_PREFIX = "incoming-"
+SUMS_SUFFIX = ".sums"
+
+
+def new_incoming_name() -> str:
+    """Returns the name of a file that no other state on its way has."""
+    return INCOMING_PREFIX + secrets.token_hex(8)
 
 
 class IncomingDatabase:
-    """Takes the pages of a new state in ascending runs. Every page of 1..page_n but the lock page must come."""
+    """Takes the pages of a new state in ascending runs. Every page of 1..page_n but the lock page must come.
+
+    `name`: of the file in the database's directory, for whoever prepares the replacement.
+    """
 
     def __init__(self, db_dir: Path, page_size: int, page_n: int, disk: Disk | None = None) -> None:
         """Args: db_dir: `<data>/dbs/<name>`, made if missing; page_size: bytes; page_n: pages in all."""
         self._disk = disk or Disk()
         self._directory = db_dir
+        self.name = new_incoming_name()
         self._page_size = page_size
         self._page_n = page_n
         self._lock_pgno = lock_pgno(page_size)
         self._sums: array[int] = array("Q")
         self._disk.make_directory("incoming.directory", db_dir)
-        self._fd = self._disk.open("incoming.open", db_dir / INCOMING_NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        self._fd = self._disk.open("incoming.open", db_dir / self.name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     def write_pages(self, first_pgno: int, data: Buffer) -> None:
         """Writes a contiguous run of whole pages that follows the last one.
@@ -65,17 +76,15 @@ class IncomingDatabase:
         self._disk.sync("incoming.sync", self._fd)
         if sys.byteorder != "little":
             self._sums.byteswap()
-        self._disk.replace_file("incoming.sums", self._directory / SUMS_NAME, self._sums.tobytes())
+        self._disk.replace_file("incoming.sums", self._directory / (self.name + SUMS_SUFFIX), self._sums.tobytes())
         checksum = Checksum(database_checksum(self._sums) | CHECKSUM_FLAG)
         self.close()
         return checksum
 
     def abort(self) -> None:
-        """Removes what was written."""
+        """Removes what was written. Not once a replacement may have been prepared with it."""
         self.close()
-        for name in (INCOMING_NAME, SUMS_NAME):
-            if (self._directory / name).exists():
-                self._disk.unlink("incoming.abort", self._directory / name)
+        discard_incoming(self._disk, self._directory, self.name)
 
     def close(self) -> None:
         """Closes the file and leaves it."""
@@ -84,17 +93,24 @@ class IncomingDatabase:
             self._fd = -1
 
 
-def read_sums(db_dir: Path, page_n: int) -> "array[int]":
-    """Returns the page checksums that `finish` wrote.
+def discard_incoming(disk: Disk, db_dir: Path, name: str) -> None:
+    """Removes a new state that will not be put in place."""
+    for path in (db_dir / name, db_dir / (name + SUMS_SUFFIX)):
+        if path.exists():
+            disk.unlink("incoming.discard", path)
+
+
+def read_sums(db_dir: Path, name: str, page_n: int) -> "array[int]":
+    """Returns the page checksums that `finish` wrote for the state `name`.
 
     Raises:
         FormatError: not as many as pages.
     """
     sums: array[int] = array("Q")
-    data = (db_dir / SUMS_NAME).read_bytes()
-    sums.frombytes(data)
+    path = db_dir / (name + SUMS_SUFFIX)
+    sums.frombytes(path.read_bytes())
     if sys.byteorder != "little":
         sums.byteswap()
     if len(sums) != page_n:
-        raise FormatError(f"{db_dir / SUMS_NAME}: {len(sums)} checksums for {page_n} pages")
+        raise FormatError(f"{path}: {len(sums)} checksums for {page_n} pages")
     return sums

@@ -22,7 +22,7 @@ from litefs.formats.journal import JOURNAL_HEADER_SIZE, is_active, super_journal
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, PAGE_SIZES, page_n_of, page_size_of
 from litefs.storage.database import Database
 from litefs.storage.overlay import UNLIMITED, Overlay
-from litefs.storage.replacement import cancel_replacement, flip_in_place, plan_from
+from litefs.storage.replacement import flip_in_place, give_up_plan, plan_from
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.steps import Steps
 from litefs.storage.transaction import Change, Prepared
@@ -92,6 +92,16 @@ class RollbackJournal:
         yield from self._finish()
         self.file = None
         self.is_active = False
+
+    def abandon(self) -> Steps[None]:
+        """Removes the journal of a database that is about to be replaced as a whole: nothing of it is committed."""
+        yield from self.take_back()
+        if self.overlay is not None:
+            self._forget()
+        database = self.database
+        database.size = max(database.base.committed_size(), database.page_n * database.page_size)
+        self.file = None
+        self.is_active = self.synced = self._decided = False
 
     def sync(self) -> None:
         """The application wants this transaction durable. The journal itself need not be: it is scratch."""
@@ -210,7 +220,7 @@ class RollbackJournal:
             CommitRefusedError, OSError: nothing of this is in the log; SQLite rolls back.
             DiskLostError: the process must stop.
         """
-        self._discard_stale_preparation()
+        yield from self._discard_stale_preparation()
         overlay = self.overlay
         if self._prepared is not None or overlay is None or overlay.is_clean:
             return
@@ -223,7 +233,7 @@ class RollbackJournal:
             try:
                 yield from self.database.sync_log()
             except OSError as error:
-                self.database.void(prepared)
+                yield from self.database.void(prepared)
                 raise CommitRefusedError(f"{self.database.name}: log sync: {error}") from error
         self._prepared, self._prepared_generation = prepared, generation
 
@@ -266,14 +276,14 @@ class RollbackJournal:
         self._flip()
         self._decided = True
 
-    def take_back(self) -> None:
-        """The super-journal's commit was refused: voids what was prepared.
+    def take_back(self) -> Steps[None]:
+        """What was prepared will not be committed: voids it.
 
         Raises:
             DiskLostError: the process must stop.
         """
         self._prepared_generation = -1
-        self._discard_stale_preparation()
+        yield from self._discard_stale_preparation()
 
     @property
     def prepared(self) -> Prepared | None:
@@ -289,15 +299,19 @@ class RollbackJournal:
             if self.prepared is None:
                 yield from self.prepare(durable=self.synced)
             elif not self.database.may_accept(self.prepared):
-                self.take_back()
+                yield from self.take_back()
                 raise NotPrimaryError(f"{self.database.name}: this node ceased to be the primary")
             if self.prepared is not None and self.prepared.planned is not None:
-                yield from flip_in_place(self.database, self.prepared.planned)
+                try:
+                    yield from flip_in_place(self.database, self.prepared.planned)
+                except CommitRefusedError:
+                    yield from self.take_back()
+                    raise
                 self._forget()
             # No step from here to the end: the position moves in one piece with the answer.
             self._flip()
         else:
-            self._discard_stale_preparation()
+            yield from self._discard_stale_preparation()
         self.synced = self._decided = False
 
     def _forget(self) -> None:
@@ -323,7 +337,7 @@ class RollbackJournal:
         database.lay_down(overlay, prepared.txid)
         database.size = database.page_n * database.page_size
 
-    def _discard_stale_preparation(self) -> None:
+    def _discard_stale_preparation(self) -> Steps[None]:
         prepared = self._prepared
         if prepared is None:
             return
@@ -331,8 +345,8 @@ class RollbackJournal:
         if overlay is None or overlay.generation != self._prepared_generation:
             self._prepared, self._prepared_generation = None, -1
             if prepared.planned is not None:
-                cancel_replacement(self.database.disk, self.database.directory)
-            self.database.void(prepared)
+                yield from give_up_plan(self.database, prepared.planned)
+            yield from self.database.void(prepared)
 
     def _page_size(self, overlay: Overlay) -> int:
         """Returns the page size after the transaction, as page 1 states it: VACUUM may have changed it."""

@@ -114,7 +114,7 @@ class StreamAppend:
 
     def give_up(self) -> None:
         """Lets others append again. Nothing happens if the image is finished."""
-        self._log.is_streaming = False
+        self._log.is_held = False
 
     def finish(self, post_apply: int, *, group: int = 0, state: int = RecordState.LIVE) -> LogRecord:
         """Writes the header, which makes the image part of the log. It is durable after the next `sync`.
@@ -135,14 +135,17 @@ class StreamAppend:
         except OSError:
             self._log.strike_out(segment)
             raise
-        self._log.is_streaming = False
+        self._log.is_held = False
         return self._log.appended(
             segment, LogRecord(segment.fd, offset, length, min_txid, max_txid, group, post_apply, segment.segment_id)
         )
 
 
 class Log(Retirable):
-    """Appends images, makes them durable, voids them, and forgets old ones."""
+    """Appends images, makes them durable, voids them, and forgets old ones.
+
+    `is_held`: nothing is appended, for an image is being streamed or voided, or the log is about to be replaced.
+    """
 
     def __init__(self, disk: Disk, directory: Path, segment_bytes: int) -> None:
         """Args: directory: exists; segment_bytes: size of segments once the database has grown to it."""
@@ -159,7 +162,7 @@ class Log(Retirable):
         self.size_bytes = 0
         self.void_n = 0
         self.is_doubtful = False
-        self.is_streaming = False
+        self.is_held = False
         self._are_names_doubtful = False
 
     # ---- appending ----
@@ -207,13 +210,18 @@ class Log(Retirable):
         """
         self._check_follows(min_txid)
         stream = StreamAppend(self, self._disk, self._segment_for(size_hint, min_txid), min_txid, max_txid)
-        self.is_streaming = True
+        self.is_held = True
         return stream
 
     def _check_follows(self, min_txid: int) -> None:
         """Two images for one transaction in the log, and recovery would take the first, whichever was meant."""
-        if self.is_streaming or min_txid != self.last_txid + 1:
-            raise OSError(errno.EBUSY, f"image {min_txid:016x}: another one is prepared, or being appended")
+        self._check_free()
+        if min_txid != self.last_txid + 1:
+            raise OSError(errno.EBUSY, f"image {min_txid:016x}: another one is prepared")
+
+    def _check_free(self) -> None:
+        if self.is_held:
+            raise OSError(errno.EBUSY, f"{self.directory}: an image is being appended, or prepared to be taken back")
 
     def appended(self, segment: Segment, record: LogRecord) -> LogRecord:
         """Takes note of a record that is written whole. Returns it."""
@@ -283,8 +291,8 @@ class Log(Retirable):
         self.sync_descriptors(fds)
         self.synced(fds, txid)
 
-    def void(self, record: LogRecord, last_txid: int) -> None:
-        """Strikes the last record out, durably; `last_txid` is the one before it.
+    def void(self, record: LogRecord, last_txid: int) -> Steps[None]:
+        """Strikes the last record out, durably; `last_txid` is the one before it. Nothing is appended meanwhile.
 
         Crash: before the sync returns either outcome may be found, and nobody was told of one yet.
 
@@ -294,13 +302,16 @@ class Log(Retirable):
         """
         if self._are_names_doubtful or (self.is_doubtful and self.durable_txid < last_txid):
             raise DiskLostError(f"{self.directory}: a sync failed, and commits before it or after it depend on it")
+        self.is_held = True
         try:
-            self._disk.write("log.void", record.fd, bytes([RecordState.VOID]), record.offset + STATE_OFFSET)
-            self._disk.sync("log.void_sync", record.fd)
+            with self.in_use():
+                yield lambda: self._strike_void(record)
         except OSError as error:
             raise DiskLostError(
                 f"cannot void transaction {record.max_txid:016x} in {self.directory}: {error}"
             ) from error
+        finally:
+            self.is_held = False
         self.is_doubtful = False
         self.void_n += 1  # a sync under way has not seen the image that will bear this txid next
         segment = self._current
@@ -309,6 +320,10 @@ class Log(Retirable):
             segment.end = record.offset
             segment.last_txid = self.last_txid = last_txid
             self.durable_txid = min(self.durable_txid, last_txid)
+
+    def _strike_void(self, record: LogRecord) -> None:
+        self._disk.write("log.void", record.fd, bytes([RecordState.VOID]), record.offset + STATE_OFFSET)
+        self._disk.sync("log.void_sync", record.fd)
 
     def mark_live(self, record: LogRecord) -> None:
         """Turns a prepared record into a live one. Durable after the next `sync`."""
@@ -333,7 +348,7 @@ class Log(Retirable):
     def wants_spare(self) -> bool:
         """No next segment stands ready, and the current one is half full or missing."""
         segment = self._current
-        return self._spare is None and (segment is None or segment.end * 2 > segment.capacity)
+        return self._spare is None and not self.is_held and (segment is None or segment.end * 2 > segment.capacity)
 
     def spare_capacity(self) -> int:
         """Returns the size in bytes that the next segment should have."""
@@ -348,8 +363,9 @@ class Log(Retirable):
         """Sees to it that the next image of up to `length` bytes waits for no disk; others run meanwhile.
 
         Raises:
-            OSError: the disk is full or failed; the log is as it was.
+            OSError: the disk is full or failed, or (EBUSY) as `append`; the log is as it was.
         """
+        self._check_free()
         if not self.has_room(length):
             capacity = self.spare_capacity()
             with self.in_use():

@@ -11,6 +11,7 @@ Crash, by step of `finish`, which recovery calls as well:
                                         there, becomes the base; `state.next` → `state` is durable last
 """
 
+import errno
 import logging
 import secrets
 from array import array
@@ -22,12 +23,18 @@ from litefs.errors import CommitRefusedError, DiskLostError, NotPrimaryError
 from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum
 from litefs.storage.database import BASE_NAME, LOG_NAME, Database
 from litefs.storage.disk import Disk
-from litefs.storage.incoming import INCOMING_NAME, SUMS_NAME, IncomingDatabase, read_sums
+from litefs.storage.incoming import (
+    INCOMING_PREFIX,
+    SUMS_SUFFIX,
+    IncomingDatabase,
+    discard_incoming,
+    read_sums,
+)
 from litefs.storage.recovery import scan_log
 from litefs.storage.state import NEXT_STATE_NAME, STATE_NAME, DatabaseState, PlannedState, read_state, write_state
-from litefs.storage.steps import Steps
+from litefs.storage.steps import Steps, pause
 
-OLD_LOG_NAME = "log.replaced"
+OLD_LOG_PREFIX = "log.replaced-"
 
 COPY_BYTES = 256 << 10
 """Between two chances for others: whole pages of every size, below a millisecond of work."""
@@ -38,21 +45,29 @@ _log = logging.getLogger("litefs.storage")
 
 
 def prepare_replacement(disk: Disk, directory: Path, state: DatabaseState) -> None:
-    """Makes the replacement certain to happen: now by `finish`, or at the next start.
+    """Makes the replacement by `state.incoming` certain to happen: now by a flip, or at the next start.
 
     Raises:
         OSError: the old state stands.
         DiskLostError: either state may be found after a restart, so the process must not go on.
     """
+    superseded = read_state(directory, NEXT_STATE_NAME)
+    incoming = directory / state.incoming
+    # Crash: `state.next` without the incoming file reads as a replacement that was carried out, and in a
+    # directory without a durable name both are lost with it.
+    if incoming.parent != directory or not state.incoming.startswith(INCOMING_PREFIX) or not incoming.exists():
+        raise OSError(errno.ENOENT, f"{incoming}: there is no such new state")
     try:
-        # Crash: `state.next` without the incoming file reads as a replacement that was carried out, and in a
-        # directory without a durable name both are lost with it.
+        if (directory / BASE_NAME).exists():
+            disk.copy_attributes("replacement.attributes", directory / BASE_NAME, incoming)
         for path in (directory, directory.parent):
             disk.sync_directory("replacement.parents", path)
         write_state(disk, directory, state, NEXT_STATE_NAME)
     except OSError:
         cancel_replacement(disk, directory)
         raise
+    if superseded is not None and superseded.incoming not in ("", state.incoming):
+        discard_incoming(disk, directory, superseded.incoming)
 
 
 def cancel_replacement(disk: Disk, directory: Path) -> None:
@@ -71,20 +86,19 @@ def cancel_replacement(disk: Disk, directory: Path) -> None:
 
 
 def finish(disk: Disk, directory: Path) -> bool:
-    """Carries out a prepared replacement by renames only. Returns False if none is prepared.
+    """Carries out a prepared replacement by renames only. Returns False if none is prepared. Runs off the loop.
 
     Raises:
         CorruptStateError: `state.next` cannot be believed.
         OSError: a start will finish it.
     """
-    if read_state(directory, NEXT_STATE_NAME) is None:
+    planned = read_state(directory, NEXT_STATE_NAME)
+    if planned is None:
         return False
-    incoming, log_dir, old_log = directory / INCOMING_NAME, directory / LOG_NAME, directory / OLD_LOG_NAME
+    incoming, log_dir = directory / planned.incoming, directory / LOG_NAME
     if log_dir.exists():
-        if old_log.exists():
-            disk.remove_tree("replacement.old_log", old_log)
-        disk.rename("replacement.log", log_dir, old_log)
-    if incoming.exists():
+        disk.rename("replacement.log", log_dir, directory / f"{OLD_LOG_PREFIX}{secrets.token_hex(8)}")
+    if planned.incoming and incoming.exists():
         disk.rename("replacement.base", incoming, directory / BASE_NAME)
     disk.make_directory("replacement.new_log", log_dir)
     # Crash: the new state file beside the old base would be damage, so the base must be there first.
@@ -104,7 +118,7 @@ def finish_at_start(disk: Disk, directory: Path) -> None:
     if planned is None:
         return
     log_dir = directory / LOG_NAME
-    if (directory / INCOMING_NAME).exists() and log_dir.exists():
+    if planned.incoming and (directory / planned.incoming).exists() and log_dir.exists():
         found = scan_log(disk, log_dir)
         found.close(disk)
         if found.last_txid() > planned.after_txid:
@@ -114,10 +128,13 @@ def finish_at_start(disk: Disk, directory: Path) -> None:
     finish(disk, directory)
 
 
-def plan_in_place(database: Database, page_size: int, page_n: int, sums: "array[int]") -> Steps[PlannedState]:
-    """Prepares the synced incoming file as the next transaction of a database that stays open.
+def plan_in_place(
+    database: Database, incoming: str, page_size: int, page_n: int, sums: "array[int]"
+) -> Steps[PlannedState]:
+    """Prepares a synced incoming file as the next transaction of a database that stays open.
 
     Args:
+        incoming: its name. It stays the caller's if this fails.
         page_size: bytes; page_n, sums: pages of the new state and their checksums.
 
     Raises:
@@ -132,19 +149,20 @@ def plan_in_place(database: Database, page_size: int, page_n: int, sums: "array[
         page_n=page_n,
         timestamp_ms=database.now_ms(),
         after_txid=database.txid,
+        incoming=incoming,
     )
     yield partial(prepare_replacement, database.disk, database.directory, state)
     planned = PlannedState(state=state, sums=sums)
     try:
-        check_may_flip(database, planned)
+        check_may_flip(database, planned.state)
     except CommitRefusedError:
-        cancel_replacement(database.disk, database.directory)
+        yield partial(cancel_replacement, database.disk, database.directory)
         raise
     return planned
 
 
 def plan_from(database: Database, page_size: int, size: int, read: ReadAt) -> Steps[PlannedState]:
-    """The same for a state that is not in the incoming file yet.
+    """The same for a state that is not in an incoming file yet.
 
     Args:
         page_size: bytes; size: of the state in bytes, whole pages.
@@ -160,65 +178,106 @@ def plan_from(database: Database, page_size: int, size: int, read: ReadAt) -> St
             incoming.write_pages(offset // page_size + 1, read(offset, min(COPY_BYTES, size - offset)))
             yield None
         yield incoming.finish
+        sums = yield partial(take_sums, disk, directory, incoming.name, page_n)
+        return (yield from plan_in_place(database, incoming.name, page_size, page_n, sums))
+    except DiskLostError:
+        raise
     except BaseException:
         incoming.abort()
         raise
-    return (yield from plan_in_place(database, page_size, page_n, take_sums(disk, directory, page_n)))
 
 
-def check_may_flip(database: Database, planned: PlannedState) -> None:
+def give_up_plan(database: Database, planned: PlannedState) -> Steps[None]:
+    """Takes back what `plan_from` prepared, durably.
+
+    Raises:
+        DiskLostError: the process must stop.
+    """
+    yield partial(cancel_replacement, database.disk, database.directory)
+    discard_incoming(database.disk, database.directory, planned.state.incoming)
+
+
+def check_may_flip(database: Database, state: DatabaseState) -> None:
     """Raises CommitRefusedError where a planned state may not become the database's next any more."""
     if not database.gate.is_open:
         raise NotPrimaryError(f"{database.name}: this node is not the primary")
-    if database.txid + 1 != planned.state.base_txid:
+    if database.txid + 1 != state.base_txid:
         raise CommitRefusedError(f"{database.name}: committed to while it was to be replaced")
+
+
+def carry_out(database: Database) -> Steps[None]:
+    """Puts a prepared state in the place of a database's files; `database` still goes by the old ones.
+
+    From here on its log takes nothing any more, and the housekeeping leaves its files alone.
+
+    Raises:
+        CommitRefusedError: a transaction is being put into the log; nothing was done.
+        DiskLostError: the next start finishes it, so the process must stop.
+    """
+    log = database.log
+    if log.is_held or log.last_txid != database.logged_txid:
+        raise CommitRefusedError(f"{database.name}: a transaction is under way")
+    if not (database.directory / NEXT_STATE_NAME).exists():
+        raise CommitRefusedError(f"{database.name}: no replacement is prepared")
+    log.is_held = True
+    try:
+        # What is under way in threads knows files by their names, which are about to bear other ones.
+        yield from database.sync_log()
+        while log.is_used or database.is_state_busy:
+            yield pause
+        database.is_state_busy = True
+        try:
+            yield partial(finish, database.disk, database.directory)
+        finally:
+            database.is_state_busy = False
+    except OSError as error:
+        raise DiskLostError(f"{database.name}: replacing its state: {error}") from error
 
 
 def flip_in_place(database: Database, planned: PlannedState) -> Steps[None]:
     """Makes a planned state that of the database.
 
     Raises:
+        CommitRefusedError: it may not be any more; the old state stands and the replacement is cancelled.
         DiskLostError: the next start finishes it, so the process must stop.
     """
-    while database.is_checkpointing:
-        yield None
     try:
-        finish(database.disk, database.directory)
+        check_may_flip(database, planned.state)
+        yield from carry_out(database)
+    except CommitRefusedError:
+        yield partial(cancel_replacement, database.disk, database.directory)
+        raise
+    try:
         database.reopen(planned.state, planned.sums)
     except OSError as error:
         raise DiskLostError(f"{database.name}: replacing its state: {error}") from error
 
 
-def take_sums(disk: Disk, directory: Path, page_n: int) -> "array[int]":
-    """Returns the page checksums of the state that `finish` put in place, and removes their file.
+def take_sums(disk: Disk, directory: Path, incoming: str, page_n: int) -> "array[int]":
+    """Returns the page checksums of a new state, and removes their file. Runs off the loop.
 
     Raises:
         FormatError, OSError: they are not to be had; a full verification at the next start makes them anew.
     """
-    sums = read_sums(directory, page_n)
-    disk.unlink("replacement.sums", directory / SUMS_NAME)
+    sums = read_sums(directory, incoming, page_n)
+    disk.unlink("replacement.sums", directory / (incoming + SUMS_SUFFIX))
     return sums
 
 
-def discard_old_log(disk: Disk, directory: Path) -> Steps[None]:
-    """Removes the log that a replacement left behind, off the loop.
-
-    Under a name of its own, so that the next replacement does not meet a log that is half gone.
+def discard_old_logs(disk: Disk, directory: Path) -> Steps[None]:
+    """Removes the logs that replacements left behind, off the loop.
 
     Raises:
-        OSError: it stays; try again later.
+        OSError: some stay; try again later.
     """
-    old_log = directory / OLD_LOG_NAME
-    if old_log.exists():
-        doomed = directory / f"{OLD_LOG_NAME}-{secrets.token_hex(8)}"
-        disk.rename("replacement.discard", old_log, doomed)
-        yield lambda: disk.remove_tree("replacement.discard_tree", doomed)
+    for path in directory.glob(OLD_LOG_PREFIX + "*"):
+        yield partial(disk.remove_tree, "replacement.discard_tree", path)
 
 
 def clean_up(disk: Disk, directory: Path) -> None:
     """Removes what replacements and snapshots leave behind. At start."""
     for path in directory.iterdir():
-        if path.name in (SUMS_NAME, INCOMING_NAME) or path.name.startswith("aside-") or path.name.endswith(".tmp"):
+        if path.name.startswith((INCOMING_PREFIX, "aside-")) or path.name.endswith(".tmp"):
             disk.unlink("replacement.clean", path)
-        elif path.name.startswith(OLD_LOG_NAME):
+        elif path.name.startswith(OLD_LOG_PREFIX):
             disk.remove_tree("replacement.clean", path)

@@ -29,6 +29,11 @@ class Retirable:
         if not self._user_n:
             self.close()
 
+    @property
+    def is_used(self) -> bool:
+        """Work off the loop goes on with the descriptors."""
+        return self._user_n > 0
+
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keeps the descriptors open while work off the loop goes on."""

@@ -11,7 +11,7 @@ A write into the database file belongs to
 
 import logging
 
-from litefs.errors import NotPrimaryError, UncapturedWriteError
+from litefs.errors import CommitRefusedError, NotPrimaryError, UncapturedWriteError
 from litefs.storage.database import Database
 from litefs.storage.journal_commit import RollbackJournal
 from litefs.storage.raw_load import RawLoad
@@ -60,11 +60,14 @@ class ServedDatabase:
         missing = min(size, self.database.size - offset) - len(data)
         return data + bytes(missing) if missing > 0 else data
 
-    def write(self, offset: int, data: bytes, *, by_sqlite: bool) -> None:
+    def write(self, offset: int, data: bytes, *, by_sqlite: bool) -> Steps[None] | None:
         """Writes into the database file.
 
         Args:
             by_sqlite: the handle was opened as SQLite opens databases.
+
+        Returns:
+            None if all is done, which is the rule; steps where a load begins with a copy of the database.
 
         Raises:
             UncapturedWriteError: nothing announces this write.
@@ -78,7 +81,9 @@ class ServedDatabase:
         elif self._is_checkpoint(by_sqlite=by_sqlite):
             self.wal.checkpoint_write(offset, data)
         else:
-            self._begin_load(by_sqlite=by_sqlite, keep=True).write(offset, data)
+            self._check_may_load(by_sqlite=by_sqlite)
+            return self._begin_load_and_write(offset, data)
+        return None
 
     def truncate(self, size: int, *, by_sqlite: bool) -> None:
         """Sets the size of the database file. Raises as `write`."""
@@ -98,7 +103,8 @@ class ServedDatabase:
                 f"{database.name}: a database is not resized to {size} bytes outside a transaction"
             )
         else:
-            self._begin_load(by_sqlite=by_sqlite, keep=False).truncate(0)
+            self._check_may_load(by_sqlite=by_sqlite)
+            self.load = RawLoad(database)
 
     def _is_checkpoint(self, *, by_sqlite: bool) -> bool:
         """The WAL explains a change of the database file. For another program than SQLite it must hold frames, too."""
@@ -130,7 +136,23 @@ class ServedDatabase:
         if load is not None and (yield from load.commit()):
             self.load = None
 
-    def _begin_load(self, *, by_sqlite: bool, keep: bool) -> RawLoad:
+    def _begin_load_and_write(self, offset: int, data: bytes) -> Steps[None]:
+        load = RawLoad(self.database)
+        try:
+            if self.database.size:
+                yield from load.copy_present()
+            self._check_unloaded()
+            load.write(offset, data)
+        except BaseException:
+            load.discard()
+            raise
+        self.load = load
+
+    def _check_unloaded(self) -> None:
+        if self.load is not None or self.dead:
+            raise CommitRefusedError(f"{self.database.name}: filled twice at once, or dropped")
+
+    def _check_may_load(self, *, by_sqlite: bool) -> None:
         database = self.database
         if by_sqlite:
             if not self._complained:
@@ -142,8 +164,6 @@ class ServedDatabase:
             raise UncapturedWriteError(f"{database.name}: write without a journal")
         if not database.gate.is_open:
             raise NotPrimaryError(f"{database.name}: this node is not the primary")
-        self.load = RawLoad(database, keep=keep)
-        return self.load
 
     def close(self) -> None:
         """Closes everything; writes nothing."""

@@ -28,6 +28,7 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
         timestamp_ms: of the image `base_txid`.
         group: mark of the last multi-database image at or before `base_txid` (see `log_format`); 0: none.
         after_txid: in `state.next` only: images after this one make the replacement void.
+        incoming: in `state.next` only: the file that becomes the base; see `incoming`.
     """
 
     base_txid: int = 0
@@ -37,6 +38,7 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
     timestamp_ms: int = 0
     group: int = 0
     after_txid: int = (1 << 63) - 1
+    incoming: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ for: the driver runs it off the loop and sends back what it returned, or throws 
 The filesystem drives steps from its coroutines, tests and recovery with `run`.
 """
 
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -25,6 +26,14 @@ class LogSync:
 
 Step = Callable[[], Any] | None
 Steps = Generator[Step, Any, T]
+
+
+PAUSE_S = 0.001
+
+
+def pause() -> None:
+    """A step that only waits: to look again in a moment whether others are done."""
+    time.sleep(PAUSE_S)
 
 
 def run(steps: Steps[T]) -> T:

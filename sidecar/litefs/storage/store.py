@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from litefs.errors import CommitRefusedError, CorruptStateError, DiskLostError, FormatError, NotPrimaryError
@@ -15,6 +16,7 @@ from litefs.storage import replacement
 from litefs.storage.data_dir import DataDir
 from litefs.storage.database import CommitGate, Database, StoreSettings
 from litefs.storage.disk import Disk
+from litefs.storage.incoming import discard_incoming
 from litefs.storage.recovery import FoundLog, Progress, read_found_log, recover
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.served import ServedDatabase
@@ -134,7 +136,7 @@ class Store:
         served.database.exists = shows
         return served
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str) -> Steps[None]:
         """Removes a database: the commit of an image without pages. The old inode's handles are dead after it.
 
         The state file follows with the next checkpoint of the log; until then the log says it.
@@ -148,12 +150,12 @@ class Store:
         database = served.database
         assert served.load is None, "the load is to be given up first"
         # A transaction that was prepared and not ended, as a killed application leaves it: the log takes one at a time.
-        served.journal.take_back()
+        yield from served.journal.take_back()
         empty = database.directory / EMPTY_NAME
         if empty.exists():
             self.disk.unlink("store.hide", empty)
         if database.txid:
-            database.drop()
+            yield from database.drop()
         else:
             database.exists = False
         served.dead = True
@@ -186,7 +188,7 @@ class Store:
             yield from self._decide(members)
         except (CommitRefusedError, OSError):
             for served in members:
-                served.journal.take_back()
+                yield from served.journal.take_back()
             raise
         for served in members:
             served.journal.decide()
@@ -215,7 +217,7 @@ class Store:
 
     # ---- whole new states ----
 
-    def flip_replacement(self, name: str) -> ServedDatabase:
+    def flip_replacement(self, name: str) -> Steps[ServedDatabase]:
         """Carries out a prepared replacement. The database served so far is dead; returns the new one.
 
         Raises:
@@ -223,23 +225,27 @@ class Store:
             CorruptStateError: no replacement is prepared, or it cannot be believed; the old state stands.
             DiskLostError: recovery finishes it at the next start, so the process must stop.
         """
-        old = self.databases.get(name)
+        old = self.databases[name]
         directory = self._root / name
         planned = read_state(directory, NEXT_STATE_NAME)
         if planned is None:
             raise CorruptStateError(f"{name}: no replacement is prepared")
-        if self.gate.is_open and old is not None and planned.base_txid != old.database.txid + 1:
-            replacement.cancel_replacement(self.disk, directory)
-            raise CommitRefusedError(f"{name}: committed to while it was to be replaced")
-        if old is not None:
-            old.dead = old.is_replaced = True
-            old.database.base.retire()
-            old.database.log.retire()
         try:
-            replacement.finish(self.disk, directory)
+            sums = yield partial(replacement.take_sums, self.disk, directory, planned.incoming, planned.page_n)
+            if self.gate.is_open:
+                replacement.check_may_flip(old.database, planned)
+            yield from replacement.carry_out(old.database)
+        except (CommitRefusedError, OSError, FormatError):
+            yield partial(replacement.cancel_replacement, self.disk, directory)
+            discard_incoming(self.disk, directory, planned.incoming)
+            raise
+        old.dead = old.is_replaced = True
+        old.database.base.retire()
+        old.database.log.retire()
+        try:
             database = self._new_database(name, planned)
-            database.reopen(planned, replacement.take_sums(self.disk, directory, planned.page_n))
-        except (OSError, FormatError) as error:
+            database.reopen(planned, sums)
+        except OSError as error:
             raise DiskLostError(f"{name}: replacing its state: {error}") from error
         served = self._serve(database)
         self.on_accept(database)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fuseless_link import Link
 from tests.support.fuseless_mount import CountingDisk, FuselessMount
 
 
@@ -20,3 +21,17 @@ def mount(tmp_path: Path, disk: CountingDisk) -> Iterator[FuselessMount]:
     mount.operations.node_pid = os.getpid()
     yield mount
     mount.close()
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Iterator[Link]:
+    link = Link(tmp_path)
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Iterator[Link]:
+    link = Link(tmp_path / "replica", primary=False)
+    yield link
+    link.close()

@@ -1,127 +1,20 @@
 """The filesystem's side of the link, spoken to over a real socket, on a real store."""
 
-import os
 import socket
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from litefs.errors import DiskLostError
-from litefs.filesystem.inodes import Kind
-from litefs.filesystem.link_server import LinkServer
 from litefs.filesystem.loop import Waiter
 from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
 from litefs.link import messages as m
-from litefs.link.channel import MESSAGE_BYTES_MAX, MessageDecoder, encode
-from litefs.storage.disk import Buffer, Disk
+from litefs.link.channel import MESSAGE_BYTES_MAX, encode
 from litefs.storage.log_reader import LogReader
+from tests.support.fuseless_link import NODE_PID, Link, new_state
 from tests.support.fuseless_mount import FuselessMount
 from tests.support.sqlite_player import PAGE_SIZE
-
-NODE_PID = os.getpid()
-
-
-class TurnableDisk(Disk):
-    """A plain disk until it is told to fail at a label."""
-
-    def __init__(self) -> None:
-        self.failing = ""
-        self.error: Exception = OSError(5, "injected")
-
-    def write(self, label: str, fd: int, data: Buffer, offset: int) -> None:
-        if label == self.failing:
-            raise self.error
-        super().write(label, fd, data, offset)
-
-
-class Link:
-    """A node process that consists of a socket."""
-
-    def __init__(self, path: Path, *, primary: bool = True) -> None:
-        self.disk = TurnableDisk()
-        self.mount = FuselessMount(path, primary=primary, disk=self.disk)
-        self.role_changes = 0
-        self.server = LinkServer(self.mount.operations, self.role_changed)
-        self.mount.store.on_accept = self.server.committed
-        self.mount.loop.spawn(self.server.serve(), "link")
-        self.attach()
-
-    def role_changed(self) -> None:
-        self.role_changes += 1
-
-    def attach(self) -> None:
-        self.socket, theirs = socket.socketpair()
-        self.socket.settimeout(10)
-        self._decoder: MessageDecoder[m.FilesystemMessage] = MessageDecoder(m.FilesystemMessage)
-        self.server.attach(theirs)
-
-    def send(self, *messages: m.NodeMessage) -> None:
-        """Sends messages and lets the filesystem take them in."""
-        for message in messages:
-            self.socket.sendall(encode(message))
-        self.settle()
-
-    def settle(self) -> None:
-        """Runs the loop until requests, offloaded calls and delayed sends have come to an end."""
-
-        async def idle() -> None:
-            quiet = 0
-            while quiet < 5:
-                await self.mount.loop.sleep(0.001)
-                busy = self.server._requests or self.server._outgoing or self.mount.loop._pending_jobs
-                quiet = 0 if busy else quiet + 1
-
-        self.mount.do(idle())
-
-    def received(self) -> list[m.FilesystemMessage]:
-        """Returns what has arrived so far."""
-        self.socket.setblocking(False)
-        messages: list[m.FilesystemMessage] = []
-        try:
-            while data := self.socket.recv(1 << 20):
-                messages += self._decoder.feed(data)
-        except BlockingIOError:
-            pass
-        return messages
-
-    def ask(self, *messages: m.NodeMessage) -> list[m.FilesystemMessage]:
-        self.send(*messages)
-        return self.received()
-
-    def is_closed(self) -> bool:
-        """The other side has hung up."""
-        self.settle()
-        self.socket.settimeout(10)
-        try:
-            return self.socket.recv(1) == b""
-        except ConnectionResetError:
-            return True
-
-    def greet(self) -> m.Welcome:
-        (welcome,) = self.ask(m.Hello(NODE_PID))
-        assert isinstance(welcome, m.Welcome)
-        return welcome
-
-    def close(self) -> None:
-        self.server.detach()
-        self.socket.close()
-        self.mount.close()
-
-
-@pytest.fixture
-def link(tmp_path: Path) -> Iterator[Link]:
-    link = Link(tmp_path)
-    yield link
-    link.close()
-
-
-@pytest.fixture
-def replica(tmp_path: Path) -> Iterator[Link]:
-    link = Link(tmp_path / "replica", primary=False)
-    yield link
-    link.close()
 
 
 def images_of(tmp_path: Path, commit_n: int) -> list[bytes]:
@@ -180,7 +73,7 @@ def test_answers_come_in_the_order_of_the_questions_though_some_wait_for_the_dis
     link.mount.commit("a.db", fh, 1)
     link.greet()
     answers = link.ask(
-        m.PrepareReplacement(name="a.db", txid=5, checksum=6, page_size=PAGE_SIZE, page_n=2, timestamp_ms=7),
+        new_state(link),
         m.OpenSnapshot("a.db"),
         m.OpenSnapshot("none.db"),
         m.AppendImage("b.db", b"no image"),
@@ -387,26 +280,6 @@ def test_snapshots_are_closed_with_the_link(link: Link) -> None:
     assert not link.mount.database("a.db").base.asides
 
 
-# ---- replacements ----
-
-
-def test_a_prepared_replacement_waits_under_a_name_of_its_own(link: Link) -> None:
-    fh = link.mount.create("a.db", mode=0o640)
-    link.mount.commit("a.db", fh, 1)
-    link.greet()
-    request = m.PrepareReplacement(name="a.db", txid=9, checksum=1, page_size=512, page_n=3, timestamp_ms=4)
-    (ready,) = link.ask(request)
-    assert isinstance(ready, m.ReplacementReady)
-    waiting = link.mount.inodes.by_name[ready.mount_name]
-    old = link.mount.inodes.by_name["a.db"]
-    assert waiting.kind is Kind.REPLACEMENT
-    assert (waiting.mode, waiting.uid, waiting.gid) == (old.mode, old.uid, old.gid)
-    assert (link.mount.store.directory("a.db") / "state.next").exists()
-    assert link.mount.database("a.db").txid == 1
-    assert link.ask(request) == [ready]
-    assert link.mount.inodes.by_name[ready.mount_name] is waiting
-
-
 # ---- broken links ----
 
 
@@ -464,7 +337,7 @@ def test_the_answer_to_a_link_that_is_gone_does_not_reach_the_next_one(link: Lin
     """The request is still waiting for the disk when the node process dies."""
     link.mount.create("a.db")
     link.greet()
-    request = m.PrepareReplacement(name="a.db", txid=9, checksum=1, page_size=512, page_n=3, timestamp_ms=4)
+    request = new_state(link)
     link.socket.sendall(encode(request))
 
     async def until_offloaded() -> None:
@@ -489,7 +362,7 @@ def test_requests_of_a_dead_node_are_not_carried_out(link: Link) -> None:
         return m.Rejected(request.name, "blocked")
 
     link.server._prepare_replacement = block  # type: ignore[method-assign]
-    request = m.PrepareReplacement(name="a.db", txid=9, checksum=1, page_size=512, page_n=3, timestamp_ms=4)
+    request = new_state(link)
     link.socket.sendall(encode(request) + encode(m.SetPrimary("stale")))
     link.mount.do(_pause(link))
     link.socket.close()

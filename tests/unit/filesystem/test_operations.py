@@ -308,7 +308,9 @@ def replace(mount: FuselessMount, name: str, counter: int, ctx: Any, *, wal: boo
     incoming.write_pages(1, b"".join(pages(counter, wal=wal)))
     checksum = incoming.finish()
     txid = mount.position(name) + 1
-    state = DatabaseState(base_txid=txid, checksum=checksum, page_size=PAGE_SIZE, page_n=2, timestamp_ms=1)
+    state = DatabaseState(
+        base_txid=txid, checksum=checksum, page_size=PAGE_SIZE, page_n=2, timestamp_ms=1, incoming=incoming.name
+    )
     prepare_replacement(mount.disk, directory, state)
     waiting = (REPLACEMENT_PREFIX + name).encode()
     mount.inodes.add(Kind.REPLACEMENT, waiting.decode(), 0o600, 0, 0)

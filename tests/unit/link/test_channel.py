@@ -31,7 +31,7 @@ NODE_MESSAGES: list[m.NodeMessage] = [
     m.AppendSpooledImage("a.db", "/spool/1"),
     m.OpenSnapshot("a.db"),
     m.CloseSnapshot(7),
-    m.PrepareReplacement(name="a.db", txid=9, checksum=1 << 63, page_size=512, page_n=1, timestamp_ms=2),
+    m.PrepareReplacement(name="a.db", txid=9, checksum=1 << 63, page_size=512, page_n=1, timestamp_ms=2, incoming="i"),
 ]
 FILESYSTEM_MESSAGES: list[m.FilesystemMessage] = [
     m.Welcome([INFO, INFO]),

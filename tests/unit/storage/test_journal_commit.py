@@ -332,6 +332,20 @@ def test_a_second_image_beside_a_prepared_one_is_refused(world: World, player: P
     player.begin(after, sync=True)
     player.write_pages(after, sync=True)
     with pytest.raises(OSError, match="prepared"):
-        world.database().clear()
+        run(world.database().clear())
     player.end(JournalEnd.DELETE)
+    assert world.database().txid == 2
+
+
+def test_a_journal_that_is_abandoned_commits_nothing(world: World, player: Player) -> None:
+    """The database is replaced as a whole: what an application left half-way goes with the old state."""
+    before = player.content
+    after = player.change([2, 5], 5)
+    player.begin(after, sync=True)
+    player.write_pages(after, sync=True)
+    run(player.served.journal.abandon())
+    assert shown(player) == before
+    assert player.served.size == len(before)
+    assert world.database().log.last_txid == world.database().txid == 1
+    world.commit(player, [2])
     assert world.database().txid == 2

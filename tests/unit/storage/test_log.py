@@ -119,7 +119,7 @@ def test_a_voided_image_is_gone_and_its_txid_is_free(log: Log) -> None:
     append(log, 1)
     record = append(log, 2)
     log.sync()
-    log.void(record, 1)
+    run(log.void(record, 1))
     assert (log.last_txid, log.durable_txid) == (1, 1)
     assert found(log) == [(1, "LIVE"), (2, "VOID")]
     append(log, 2, 100)
@@ -129,7 +129,7 @@ def test_a_voided_image_is_gone_and_its_txid_is_free(log: Log) -> None:
 def test_a_void_is_durable_before_it_returns(log: Log, disk: FaultyDisk) -> None:
     record = append(log, 1)
     before = len(disk.calls)
-    log.void(record, 0)
+    run(log.void(record, 0))
     assert disk.calls[before:] == ["log.void", "log.void_sync"]
 
 
@@ -138,7 +138,7 @@ def test_a_void_that_fails_stops_the_process(log: Log, disk: FaultyDisk, label: 
     record = append(log, 1)
     disk.fail_at = len(disk.calls) + (1 if label == "log.void" else 2)
     with pytest.raises(DiskLostError):
-        log.void(record, 0)
+        run(log.void(record, 0))
     assert disk.calls[-1] == label
 
 
@@ -331,7 +331,7 @@ def test_a_log_whose_names_could_not_be_synced_is_never_believed_again(log: Log,
     with pytest.raises(OSError, match="earlier"):
         log.sync_descriptors(fds)
     with pytest.raises(DiskLostError):
-        log.void(record, 0)
+        run(log.void(record, 0))
 
 
 def test_segments_grow_with_the_database(tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_the_size_counts_what_is_there(log: Log) -> None:
     for txid in range(1, 7):
         append(log, txid, 3000)
     record = append(log, 7, 100)
-    log.void(record, 6)
+    run(log.void(record, 6))
     log.sync()
     forget(log, 4)
     assert log.size_bytes == 2 * (64 + 72 + 3000)

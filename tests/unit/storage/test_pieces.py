@@ -10,7 +10,7 @@ import pytest
 from litefs.errors import CorruptStateError, FormatError
 from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum, page_checksums
 from litefs.storage.disk import DelayingDisk, Disk, FullDisk, disk_from_environment
-from litefs.storage.incoming import INCOMING_NAME, SUMS_NAME, IncomingDatabase, read_sums
+from litefs.storage.incoming import IncomingDatabase, read_sums
 from litefs.storage.overlay import Overlay
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.state import DatabaseState, read_state, write_state
@@ -223,10 +223,10 @@ def test_an_incoming_database_is_complete_with_its_checksums(tmp_path: Path) -> 
     incoming.write_pages(3, PAGES[2 * PAGE :])
     sums = page_checksums(PAGES, PAGE, 1)
     assert incoming.finish() == database_checksum(sums) | CHECKSUM_FLAG
-    assert (tmp_path / "a.db" / INCOMING_NAME).read_bytes() == PAGES
-    assert list(read_sums(tmp_path / "a.db", 5)) == sums
+    assert (tmp_path / "a.db" / incoming.name).read_bytes() == PAGES
+    assert list(read_sums(tmp_path / "a.db", incoming.name, 5)) == sums
     with pytest.raises(FormatError, match="5 checksums for 4"):
-        read_sums(tmp_path / "a.db", 4)
+        read_sums(tmp_path / "a.db", incoming.name, 4)
 
 
 def _skip_a_page(incoming: IncomingDatabase) -> None:
@@ -254,5 +254,13 @@ def test_an_incoming_database_refuses_what_does_not_fit(
     with pytest.raises(FormatError):
         mistake(incoming)
     incoming.abort()
-    assert not (tmp_path / INCOMING_NAME).exists()
-    assert not (tmp_path / SUMS_NAME).exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_new_states_of_one_database_do_not_meet(tmp_path: Path) -> None:
+    both = [IncomingDatabase(tmp_path, PAGE, 1, QuickDisk()) for _ in range(2)]
+    for number, incoming in enumerate(both):
+        incoming.write_pages(1, PAGES[number * PAGE : (number + 1) * PAGE])
+    for number, incoming in enumerate(both):
+        incoming.finish()
+        assert (tmp_path / incoming.name).read_bytes() == PAGES[number * PAGE : (number + 1) * PAGE]

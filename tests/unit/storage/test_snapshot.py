@@ -149,7 +149,7 @@ def test_the_image_of_a_snapshot_verifies_and_holds_the_position(world: World) -
 def test_a_dropped_database_has_an_empty_snapshot(world: World) -> None:
     player = world.player()
     world.commit(player, range(1, 5))
-    world.store.drop("a.db")
+    run(world.store.drop("a.db"))
     reader = open_snapshot(world.database())
     header, pages, _ = decode_image(b"".join(reader.ltx_chunks()))
     reader.close()

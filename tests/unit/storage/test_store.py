@@ -15,8 +15,9 @@ from litefs.errors import (
 from litefs.storage import replacement
 from litefs.storage.data_dir import DataDir
 from litefs.storage.incoming import IncomingDatabase
+from litefs.storage.raw_load import RawLoad
 from litefs.storage.state import NEXT_STATE_NAME, DatabaseState
-from litefs.storage.steps import run
+from litefs.storage.steps import Steps, run
 from tests.support.faulty_disk import FaultyDisk, QuickDisk
 from tests.support.sqlite_player import PAGE_SIZE, Player
 from tests.support.storage_world import World
@@ -66,7 +67,7 @@ def test_an_empty_database_survives_a_restart(world: World, restart: Restart) ->
 
 def test_an_empty_database_that_was_unlinked_does_not_come_back(world: World, restart: Restart) -> None:
     world.store.create("a.db")
-    world.store.drop("a.db")
+    run(world.store.drop("a.db"))
     assert world.store.names() == []
     world = restart(world)
     assert world.store.names() == []
@@ -83,7 +84,7 @@ def test_a_database_known_by_its_journal_only_does_not_show(world: World, restar
 def test_a_dropped_database_keeps_its_position_over_restarts(world: World, restart: Restart) -> None:
     player = world.player()
     world.commit(player, range(1, 5))
-    world.store.drop("a.db")
+    run(world.store.drop("a.db"))
     for _ in range(2):
         world = restart(world)
         assert world.store.names() == []
@@ -100,12 +101,12 @@ def test_a_dropped_database_keeps_its_position_over_restarts(world: World, resta
 def test_a_dropped_database_that_was_made_again_shows_empty_after_a_restart(world: World, restart: Restart) -> None:
     player = world.player()
     world.commit(player, range(1, 5))
-    world.store.drop("a.db")
+    run(world.store.drop("a.db"))
     world.store.create("a.db")
     world = restart(world)
     assert world.store.names() == ["a.db"]
     assert world.database().txid == 2
-    world.store.drop("a.db")
+    run(world.store.drop("a.db"))
     assert restart(world).store.names() == []
 
 
@@ -113,7 +114,7 @@ def test_a_replica_may_not_drop(world: World) -> None:
     world.commit(world.player(), range(1, 5))
     world.gate.primary_until = 0.0
     with pytest.raises(NotPrimaryError):
-        world.store.drop("a.db")
+        run(world.store.drop("a.db"))
     assert world.store.names() == ["a.db"]
     world.close()
 
@@ -131,6 +132,22 @@ def test_a_file_copied_over_a_database_is_its_next_state(world: World, restart: 
     assert shown(restart(world)) == player.content
 
 
+def test_a_file_keeps_the_pages_behind_those_that_its_header_counts(world: World, restart: Restart) -> None:
+    """As in a file that SQLite allocated in chunks; the next transaction cuts them off."""
+    player = world.player()
+    world.commit(player, range(1, 4))
+    longer = player.content + bytes(2 * PAGE_SIZE)
+    player.load(longer)
+    assert world.database().page_n == 5
+    world = restart(world)
+    assert shown(world) == longer
+    served = world.store.databases["a.db"]
+    served.truncate(0, by_sqlite=False)
+    served.write(0, player.content[: 2 * PAGE_SIZE], by_sqlite=False)
+    run(served.sync())
+    assert served.load is not None, "the header counts three pages"
+
+
 def test_what_is_no_database_stays_a_load_and_is_gone_after_a_restart(world: World, restart: Restart) -> None:
     player = world.player()
     world.commit(player, range(1, 4))
@@ -139,6 +156,72 @@ def test_what_is_no_database_stays_a_load_and_is_gone_after_a_restart(world: Wor
     assert shown(world) == b"no database" * 100
     assert world.database().txid == 1
     assert shown(restart(world)) == committed
+
+
+def test_a_load_leaves_nothing_behind_whether_it_is_committed_refused_or_dropped(world: World) -> None:
+    player = world.player()
+    world.commit(player, range(1, 4))
+    player.load(b"".join(player.change([2], 2)))
+    assert incoming_files(world) == []
+    world.gate.primary_until = 0.0
+    served = player.served
+    served.load = RawLoad(served.database)
+    served.load.write(0, player.content)
+    with pytest.raises(NotPrimaryError):
+        run(served.sync())
+    assert len(incoming_files(world)) == 1
+    assert served.load is not None
+    served.load.discard()
+    assert incoming_files(world) == []
+
+
+def incoming_files(world: World) -> list[Path]:
+    return list(world.database().directory.glob("incoming-*"))
+
+
+def test_a_load_and_a_new_state_from_elsewhere_do_not_meet(world: World, restart: Restart) -> None:
+    """A copy under way while an import arrives: each has a file of its own, and the one that is prepared counts."""
+    player = world.player()
+    world.commit(player, range(1, 4))
+    served = player.served
+    served.truncate(0, by_sqlite=False)
+    served.write(0, player.content[:PAGE_SIZE], by_sqlite=False)
+    imported = prepare(world, player, txid=2)
+    served.write(PAGE_SIZE, player.content[PAGE_SIZE:], by_sqlite=False)
+    assert len(incoming_files(world)) == 3  # and the checksums of the import
+    assert shown(restart(world)) == imported
+
+
+def test_a_write_by_another_program_begins_with_a_copy_of_the_database(world: World, restart: Restart) -> None:
+    player = world.player()
+    world.commit(player, range(1, 70), sync=False)
+    content = bytearray(player.content)
+    assert world.database().base.layers, "the pages are not in the base yet"
+    content[5000:5003] = b"new"
+    steps = player.served.write(5000, b"new", by_sqlite=False)
+    assert steps is not None
+    run(steps)
+    assert shown(world) == bytes(content)
+    run(player.served.sync())
+    assert world.database().txid == 2
+    assert shown(restart(world)) == bytes(content)
+
+
+def test_a_copy_of_a_database_that_is_committed_to_meanwhile_is_given_up(world: World) -> None:
+    player = world.player()
+    world.commit(player, range(1, 4))
+    steps = player.served.write(5000, b"new", by_sqlite=False)
+    assert steps is not None
+
+    def with_a_commit() -> Steps[None]:
+        yield next(steps)
+        world.commit(player, [2])
+        yield from steps
+
+    with pytest.raises(CommitRefusedError, match="committed to"):
+        run(with_a_commit())
+    assert shown(world) == player.content
+    assert incoming_files(world) == []
 
 
 def test_a_load_is_not_written_to_while_it_is_committed(world: World, restart: Restart) -> None:
@@ -190,8 +273,12 @@ def test_a_lease_that_runs_out_while_a_load_is_prepared_refuses_it_durably(world
     result = step()
     assert (world.database().directory / NEXT_STATE_NAME).exists()
     world.gate.primary_until = 0.0
+    cancel = steps.send(result)
+    assert cancel is not None
+    cancel()
+    assert not (world.database().directory / NEXT_STATE_NAME).exists()
     with pytest.raises(NotPrimaryError):
-        steps.send(result)
+        steps.send(None)
     assert shown(restart(world)) == committed
 
 
@@ -219,6 +306,7 @@ def prepare(world: World, player: Player, *, txid: int) -> bytes:
         page_size=PAGE_SIZE,
         page_n=2,
         after_txid=world.database().log.last_txid,
+        incoming=incoming.name,
     )
     replacement.prepare_replacement(world.disk, directory, state)
     return data
@@ -249,10 +337,10 @@ def test_a_flip_after_a_commit_of_the_primary_is_refused(world: World) -> None:
     prepare(world, player, txid=2)
     world.commit(player, [3])
     with pytest.raises(CommitRefusedError, match="committed to"):
-        world.store.flip_replacement("a.db")
+        run(world.store.flip_replacement("a.db"))
     assert shown(world) == player.content
     with pytest.raises(CorruptStateError, match="no replacement"):
-        world.store.flip_replacement("a.db")
+        run(world.store.flip_replacement("a.db"))
     world.commit(player, [2])
     assert world.database().txid == 3
     world.close()
@@ -264,7 +352,7 @@ def test_what_was_served_before_a_flip_is_dead(world: World) -> None:
     world.gate.primary_until = 0.0
     data = prepare(world, player, txid=9)
     old = player.served
-    new = world.store.flip_replacement("a.db")
+    new = run(world.store.flip_replacement("a.db"))
     assert old.dead
     assert not new.dead
     with pytest.raises(OSError, match="descriptor"):

@@ -1,0 +1,48 @@
+"""Replacements that the node process prepares over the link."""
+
+import msgspec
+import pytest
+
+from litefs.filesystem.inodes import Kind
+from litefs.link import messages as m
+from tests.support.fuseless_link import Link, new_state
+
+
+def test_a_prepared_replacement_waits_under_a_name_of_its_own(link: Link) -> None:
+    fh = link.mount.create("a.db", mode=0o640)
+    link.mount.commit("a.db", fh, 1)
+    link.greet()
+    request = new_state(link)
+    (ready,) = link.ask(request)
+    assert isinstance(ready, m.ReplacementReady)
+    waiting = link.mount.inodes.by_name[ready.mount_name]
+    old = link.mount.inodes.by_name["a.db"]
+    assert waiting.kind is Kind.REPLACEMENT
+    assert (waiting.mode, waiting.uid, waiting.gid) == (old.mode, old.uid, old.gid)
+    assert (link.mount.store.directory("a.db") / "state.next").exists()
+    assert link.mount.database("a.db").txid == 1
+    assert link.ask(request) == [ready]
+    assert link.mount.inodes.by_name[ready.mount_name] is waiting
+
+
+@pytest.mark.parametrize("incoming", ["", "database", "incoming-2", "incoming-1/../state"])
+def test_a_replacement_by_something_else_is_rejected(link: Link, incoming: str) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    link.greet()
+    request = msgspec.structs.replace(new_state(link), incoming=incoming)
+    assert [type(each) for each in link.ask(request)] == [m.Rejected]
+    assert not (link.mount.store.directory("a.db") / "state.next").exists()
+    assert link.mount.position() == 1
+
+
+def test_a_replacement_takes_the_place_of_one_that_was_never_flipped(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    link.greet()
+    first = new_state(link)
+    link.ask(first)
+    directory = link.mount.store.directory("a.db")
+    (directory / "incoming-2").touch()
+    link.ask(msgspec.structs.replace(first, incoming="incoming-2"))
+    assert [path.name for path in directory.glob("incoming-*")] == ["incoming-2"]
