@@ -62,6 +62,10 @@ POSITION_HEADER = "Litefs-Position"
 
 NODE_ID = re.compile(r"[0-9A-Fa-f]{1,16}", re.ASCII)
 
+LEAD_CHECK_S = 0.005
+LEAD_CHECKS_MAX = 400
+"""A node that has been given the lease is primary some milliseconds later; 2 s at most are waited for that."""
+
 LEASE_EXPIRED = "lease expired"
 """What LiteFS answers, with 503, to a request that only the primary can serve."""
 
@@ -123,7 +127,7 @@ class NodeApi:
         if not body:
             raise BadRequestError("EOF")
         positions: dict[str, Pos] = decode_position_map(body)
-        if not status.is_primary:
+        if not await self._leads_soon():
             raise NotPrimaryError(LEASE_EXPIRED)
         self._followers.check_room()
         names = request.query_params.get("filter")
@@ -142,6 +146,14 @@ class NodeApi:
         )
         logger.info("replica %s at %s follows with %d databases", follower.node_id, follower.address, len(positions))
         return ProducedResponse(partial(self._streams.run, stream))
+
+    async def _leads_soon(self) -> bool:
+        """Whether this node is primary; one that is just becoming it is waited for, as replicas notice it earlier."""
+        for _ in range(LEAD_CHECKS_MAX):
+            if self._node.status().role != "acquiring":
+                break
+            await asyncio.sleep(LEAD_CHECK_S)
+        return self._node.status().leads
 
     async def export_database(self, name: DatabaseName) -> Response:
         """Sends a database file as it is at one position."""

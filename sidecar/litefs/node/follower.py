@@ -13,7 +13,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -172,11 +172,18 @@ class Follower:
         decoder = StreamDecoder()
         while data := response.read():
             with self._taking:
-                for event in decoder.feed(data):
-                    if isinstance(event, EndFrame) or self._stopping.is_set():
-                        return
-                    self._take(event)
+                is_ended = self._take_all(decoder.feed(data))
+            if is_ended:
+                return
         decoder.finish()
+
+    def _take_all(self, events: Iterable[Event]) -> bool:
+        """Takes what came. Returns whether the stream is at its end, or was stopped."""
+        for event in events:
+            if isinstance(event, EndFrame) or self._stopping.is_set():
+                return True
+            self._take(event)
+        return False
 
     def _ask(self) -> StreamResponse:
         """Returns the answer to our positions: of HTTP/1.1, or of HTTP/2 where the primary wants that."""

@@ -99,7 +99,9 @@ class Node:
         self._duties = NodeDuties(self._link, self._following, self._node_id, self.databases, self._note_positions)
         settings = self._settings
         identity = Identity(node_id=self._node_id, hostname=settings.hostname, advertise_url=settings.advertise_url)
-        candidacy = Candidacy(identity=identity, may_lead=settings.candidate, retry_s=settings.reconnect_delay_s)
+        candidacy = Candidacy(
+            identity=identity, may_lead=settings.candidate or settings.primary, retry_s=settings.reconnect_delay_s
+        )
         self._driver = RoleDriver(self._open_lease(identity), self._duties, self._cluster, candidacy, self._take_role)
         self._driver.start()
         if settings.promote:
@@ -223,7 +225,7 @@ class Node:
             node_id=self._node_id,
             cluster_id=self._cluster.text,
             is_primary=is_primary,
-            candidate=self._settings.candidate,
+            candidate=self._settings.candidate or self._settings.primary,
             primary_hostname=hostname,
             ready=is_ready,
             lag_ms=lag_ms,

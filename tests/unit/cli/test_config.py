@@ -164,6 +164,16 @@ def test_expands_variables_before_reading(load: Load) -> None:
         (MINIMAL + "data: {overlay-memory: lots}", 'litefs.yml:2: data.overlay-memory: "lots" is not a size: '),
         (MINIMAL + "data: {overlay-memory: 1KB}", "litefs.yml:2: data.overlay-memory: input should be greater than"),
         (MINIMAL + "log: {format: xml}", "litefs.yml:2: log.format: input should be 'text' or 'json'"),
+        (
+            "lease: {type: consul, consul: {key: k}}",
+            "litefs.yml: lease.consul.url and lease.consul.key are required when",
+        ),
+        (
+            "lease: {type: consul, consul: {url: u}}",
+            "litefs.yml: lease.consul.url and lease.consul.key are required when",
+        ),
+        ("lease: {type: static, promote: true}", "litefs.yml: lease.promote needs a lease that can move"),
+        ("lease: {type: consul, consul: {ttl: 10ms}}", "litefs.yml:1: lease.consul.ttl: input should be greater than"),
         ("lease: {type: raft}", "litefs.yml:1: lease.type: input should be 'consul' or 'static'"),
         ("lease:\n  hostname: x", "litefs.yml:1: lease.type is required"),
         ("", "litefs.yml: lease.type is required"),
@@ -186,9 +196,7 @@ def test_names_every_fault_at_once(load: Load) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "key"),
     [
-        ("lease:\n  type: consul\n  consul: {key: k}", 2, "lease.type consul"),
         (MINIMAL + "strict-verify: true", 2, "strict-verify"),
-        ("lease:\n  type: static\n  promote: true", 3, "lease.promote"),
         ("lease:\n  type: static\n  databases: [a.db]", 3, "lease.databases"),
         (MINIMAL + "proxy:\n  target: localhost:8080", 3, "proxy.target"),
         (MINIMAL + "proxy:\n  passthrough: ['*.ico']", 3, "proxy.passthrough"),

@@ -63,10 +63,10 @@ def test_a_refused_command_line_says_why(
 def test_a_refused_configuration_creates_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "litefs.yml"
     path.write_text(
-        f"data: {{dir: {tmp_path}/d}}\nfuse: {{dir: {tmp_path}/m}}\nlease: {{type: static, promote: true}}\n"
+        f"data: {{dir: {tmp_path}/d}}\nfuse: {{dir: {tmp_path}/m}}\nlease: {{type: static}}\nstrict-verify: true\n"
     )
     assert cli.run(["mount", "-config", str(path)]) == 2
-    assert f"ERROR: {path}:3: not supported yet: lease.promote" in capsys.readouterr().err
+    assert f"ERROR: {path}:4: not supported yet: strict-verify" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
 
 
