@@ -54,6 +54,7 @@ class Node:
         """
         self._settings = settings
         self._data_dir = Path(settings.data_dir)
+        self._may_lead = settings.candidate or settings.primary
         self._databases: dict[str, m.DatabaseInfo] = {}
         self._callbacks: list[CommittedCallback] = []
         self._role_callbacks: list[RoleCallback] = []
@@ -99,9 +100,7 @@ class Node:
         self._duties = NodeDuties(self._link, self._following, self._node_id, self.databases, self._note_positions)
         settings = self._settings
         identity = Identity(node_id=self._node_id, hostname=settings.hostname, advertise_url=settings.advertise_url)
-        candidacy = Candidacy(
-            identity=identity, may_lead=settings.candidate or settings.primary, retry_s=settings.reconnect_delay_s
-        )
+        candidacy = Candidacy(identity=identity, may_lead=self._may_lead, retry_s=settings.reconnect_delay_s)
         self._driver = RoleDriver(self._open_lease(identity), self._duties, self._cluster, candidacy, self._take_role)
         self._driver.start()
         if settings.promote:
@@ -173,7 +172,7 @@ class Node:
         driver = self._driver
         if driver is not None and driver.is_primary:
             return
-        if not self._settings.candidate:
+        if not self._may_lead:
             raise NotCandidateError("not eligible to become primary")
         holder = driver.holder if driver is not None else None
         if holder is None or not holder.advertise_url:
@@ -225,7 +224,7 @@ class Node:
             node_id=self._node_id,
             cluster_id=self._cluster.text,
             is_primary=is_primary,
-            candidate=self._settings.candidate or self._settings.primary,
+            candidate=self._may_lead,
             primary_hostname=hostname,
             ready=is_ready,
             lag_ms=lag_ms,
