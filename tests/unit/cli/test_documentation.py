@@ -12,7 +12,7 @@ from litefs.cli.main import _COMMAND_MODULES, _NOT_BUILT_YET
 REPOSITORY = Path(__file__).parents[3]
 CONFIGURATION = (REPOSITORY / "docs/configuration.md").read_text()
 # Sections whose keys the guide names together.
-DOCUMENTED_AS_A_WHOLE = ("proxy", "backup", "lease.consul")
+DOCUMENTED_AS_A_WHOLE = ("proxy", "backup")
 
 
 def dotted_keys(section: type[Section], prefix: str = "") -> list[str]:
