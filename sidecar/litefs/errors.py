@@ -22,6 +22,7 @@
     │   └── NotCandidateError  this node can never become primary
     ├── LinkClosedError        the other process is gone; what was asked may or may not have happened
     └── PeerError              the other node broke the protocol or went silent; the connection is dropped
+        └── PeerRefusedError   it does not want us, or is not ours; asking again soon changes nothing
 
 Boundaries translate once, by table: `filesystem/errno_table.py` (errno), `http/status_table.py`
 (HTTP status), `cli/exit_codes.py` (exit code). What is in no table is EIO, 500 or 1, with a traceback.
@@ -114,3 +115,7 @@ class LinkClosedError(LiteFSError):
 
 class PeerError(LiteFSError):
     """The other node broke the protocol or went silent. The connection is dropped, nothing was applied."""
+
+
+class PeerRefusedError(PeerError):
+    """The other node has another token or belongs to another cluster. Asking again soon changes nothing."""

@@ -1,11 +1,13 @@
 """The commands' way to a node's HTTP API: plain HTTP/1.1 with the standard library, each wait with a bound."""
 
 import http.client
+import os
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from litefs.cli.api_token import read_token
 from litefs.errors import ConfigError, PeerError
 
 DEFAULT_URL = "http://localhost:20202"
@@ -42,7 +44,7 @@ def request(
         body_bytes: its length.
 
     Raises:
-        ConfigError: `base_url` is no http URL.
+        ConfigError: `base_url` is no http URL, or the token in the environment is none.
         PeerError: the node cannot be reached, went silent, or answered with an error; the message carries its words.
     """
     connection = _connection(base_url)
@@ -78,6 +80,9 @@ def _response(
     connection: http.client.HTTPConnection, method: str, target: str, body: Readable | None, body_bytes: int
 ) -> http.client.HTTPResponse:
     headers = {"Content-Length": str(body_bytes)} if body is not None else {}
+    token = read_token(os.environ)
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
     try:
         connection.request(method, target, body=body, headers=headers)
     except (BrokenPipeError, ConnectionResetError):

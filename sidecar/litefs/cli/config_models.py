@@ -115,10 +115,11 @@ class FuseSection(Section):
 
 
 class HttpSection(Section):
-    """The HTTP API. Without `addr` it listens on loopback only: it has no authentication."""
+    """The HTTP API. Without `addr` it listens on loopback only, for without a token everybody may use it."""
 
     addr: Annotated[str, BeforeValidator(_check_address)] = "127.0.0.1:20202"
     snapshot_timeout: DurationS = 0.0
+    token_file: str = ""
 
     @property
     def host(self) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from litefs.cli.api_token import read_token
 from litefs.cli.config_models import Config, ConsulSection, LeaseType
 from litefs.cli.plan import Plan
 from litefs.errors import ConfigError
@@ -34,7 +35,7 @@ def build_plan(config: Config, *, command: list[str] | None = None, skip_unmount
         skip_unmount: leave a mount of an earlier run where it is.
 
     Raises:
-        ConfigError: a command of `exec` has unbalanced quotes.
+        ConfigError: a command of `exec` has unbalanced quotes, or the token cannot be used.
     """
     filesystem, node = process_settings(config)
     return Plan(
@@ -48,7 +49,11 @@ def build_plan(config: Config, *, command: list[str] | None = None, skip_unmount
 
 
 def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
-    """Translates the user's keys into the settings of the two processes; paths become absolute."""
+    """Translates the user's keys into the settings of the two processes; paths become absolute.
+
+    Raises:
+        ConfigError: there is a token, but none that can be used.
+    """
     log = LogSettings(format=config.log.format.value, timestamp=config.log.timestamp, debug=config.log.debug)
     data_dir, mount_dir = os.path.abspath(config.data.dir), os.path.abspath(config.fuse.dir)
     lease = config.lease
@@ -88,6 +93,7 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         candidate=lease.candidate,
         promote=lease.promote and lease.candidate and not is_static,
         consul=None if is_static else _consul_settings(lease.consul),
+        token=read_token(os.environ, config.http.token_file),
         reconnect_delay_s=lease.reconnect_delay,
         snapshot_timeout_s=config.http.snapshot_timeout or config.data.retention,
         compress=config.data.compress,

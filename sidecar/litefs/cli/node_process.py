@@ -89,7 +89,7 @@ async def _run(settings: NodeSettings, listener: socket.socket) -> int:
         loop.add_reader(control, _read_control, control, ending, node)
         announcing = asyncio.create_task(_announce(node, control, ending.stopping))
         try:
-            await serve(node, listener, stream_settings, ending.stopping, node.attach_streams)
+            await serve(node, listener, stream_settings, ending.stopping, node.attach_streams, token=settings.token)
         finally:
             announcing.cancel()
             loop.remove_reader(control)

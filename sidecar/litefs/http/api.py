@@ -36,9 +36,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from litefs.errors import LiteFSError, NotPrimaryError
 from litefs.formats.position import Pos
 from litefs.formats.stream import decode_position_map
+from litefs.http.access import RefusalLog, TokenGate, peer_of
 from litefs.http.bodies import body_chunks, whole_body
 from litefs.http.database_import import DatabaseImport
-from litefs.http.errors import BadRequestError, ConflictError, DatabaseNotFoundError, NotBuiltError
+from litefs.http.errors import BadRequestError, ConflictError, DatabaseNotFoundError, NotBuiltError, OtherClusterError
 from litefs.http.events import EventStream
 from litefs.http.feed import CommitFeed
 from litefs.http.followers import Follower, Followers
@@ -123,6 +124,9 @@ class NodeApi:
         caller = request.headers.get("litefs-id", "").upper()
         if caller == f"{status.node_id:016X}":
             raise BadRequestError("cannot connect to self")
+        theirs = request.headers.get("litefs-cluster-id", "")
+        if theirs and status.cluster_id and theirs != status.cluster_id:
+            raise OtherClusterError(f"this node belongs to cluster {status.cluster_id}, the caller to {theirs}")
         body = await whole_body(request, POSITION_MAP_BYTES_MAX)
         if not body:
             raise BadRequestError("EOF")
@@ -233,7 +237,12 @@ class NodeApi:
 
 
 def create_app(
-    node: NodeView, feed: CommitFeed, executor: Executor, settings: StreamSettings, streams: LiveStreams | None = None
+    node: NodeView,
+    feed: CommitFeed,
+    executor: Executor,
+    settings: StreamSettings,
+    streams: LiveStreams | None = None,
+    token: str = "",
 ) -> ASGIApp:
     """Returns the application of one node.
 
@@ -243,14 +252,17 @@ def create_app(
         executor: its threads read disks, compress and wait for the link.
         settings: of the replication streams.
         streams: lists those that are open; a list of its own if None.
+        token: what every request but those for health must carry; "" lets everybody in.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.refusals = RefusalLog()
     app.include_router(NodeApi(node, feed, executor, settings, streams or LiveStreams(feed)).router())
     app.add_exception_handler(HTTPException, _refuse_unrouted)
     for kind in (LiteFSError, OSError):
         app.add_exception_handler(kind, _refuse)
     app.add_exception_handler(ClientDisconnect, _ignore)
-    return IdentityHeaders(app, node)
+    named = IdentityHeaders(app, node)
+    return TokenGate(named, token, app.state.refusals) if token else named
 
 
 class IdentityHeaders:
@@ -285,7 +297,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
     if status is None:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return _refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
-    logger.info("%s %s refused with %d: %s", request.method, request.url.path, status, error)
+    request.app.state.refusals.note(peer_of(request.scope), f"{request.method} {request.url.path}: {status} {error}")
     return _refusal(status, str(error))
 
 

@@ -8,6 +8,7 @@ LiteFSError
 ├── OversizeError       the body is larger than this endpoint accepts
 ├── BadRequestError     the request contradicts itself or us
 ├── ConflictError       another request for the same database is under way
+├── OtherClusterError   the caller belongs to another cluster than this node
 ├── TooManyStreamsError as many replicas as it can serve follow this node already
 ├── SlowPeerError       the other side neither sent nor read for longer than it may
 ├── UnusableBodyError   the body is not the database file that it should be
@@ -39,6 +40,10 @@ class BadRequestError(RequestError):
 
 class ConflictError(RequestError):
     """Another request for the same database is under way."""
+
+
+class OtherClusterError(RequestError):
+    """The caller belongs to another cluster than this node."""
 
 
 class TooManyStreamsError(RequestError):

@@ -25,6 +25,8 @@ async def serve(
     settings: StreamSettings,
     stopping: asyncio.Event,
     on_streams: Callable[[LiveStreams], None] = lambda _streams: None,
+    *,
+    token: str = "",
 ) -> None:
     """Serves the API of `node` until `stopping` is set; then ends the streams in good order.
 
@@ -34,12 +36,13 @@ async def serve(
         settings: of the replication streams.
         stopping: ends the service.
         on_streams: is given the replication streams, before the first is open.
+        token: what every request but those for health must carry; "" lets everybody in.
     """
     executor = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="http-worker")
     feed = CommitFeed(node)
     streams = LiveStreams(feed)
     on_streams(streams)
-    server = HttpServer(create_app(node, feed, executor, settings, streams))
+    server = HttpServer(create_app(node, feed, executor, settings, streams, token))
     host, port = listener.getsockname()[:2]
     logger.info("HTTP API at http://%s:%d", f"[{host}]" if ":" in host else host, port)
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -22,6 +22,7 @@ from litefs.http.errors import (
     ConflictError,
     DatabaseNotFoundError,
     NotBuiltError,
+    OtherClusterError,
     OversizeError,
     SlowPeerError,
     TooManyStreamsError,
@@ -32,6 +33,7 @@ STATUS_BY_EXCEPTION: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (DatabaseNotFoundError, HTTPStatus.NOT_FOUND),
     (BadRequestError, HTTPStatus.BAD_REQUEST),
     (ConflictError, HTTPStatus.CONFLICT),
+    (OtherClusterError, HTTPStatus.CONFLICT),
     (TooManyStreamsError, HTTPStatus.SERVICE_UNAVAILABLE),
     (OversizeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (UnusableBodyError, HTTPStatus.INTERNAL_SERVER_ERROR),  # LiteFS 0.5 answers 500, and clients match on it

@@ -81,6 +81,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         candidate: this node may become primary.
         promote: ask for the lease once this node has caught up.
         consul: where the lease is; None for a static one.
+        token: secret that the nodes of the cluster share; "" for none.
         reconnect_delay_s: pause before a broken stream is opened again.
         snapshot_timeout_s: longest time that one snapshot may take to send.
     """
@@ -98,6 +99,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     candidate: bool = False
     promote: bool = False
     consul: ConsulSettings | None = None
+    token: str = ""
     reconnect_delay_s: float = 1.0
     snapshot_timeout_s: float = 600.0
     compress: bool = True

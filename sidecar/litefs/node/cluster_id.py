@@ -7,7 +7,7 @@ import re
 import secrets
 from pathlib import Path
 
-from litefs.errors import CorruptStateError, PeerError
+from litefs.errors import CorruptStateError, PeerRefusedError
 from litefs.storage.disk import Disk
 
 _PATTERN = re.compile(r"^LFSC[0-9A-F]{16}$")
@@ -39,14 +39,14 @@ class ClusterId:
         """Compares with what a primary says, and adopts it if none is known here.
 
         Raises:
-            PeerError: it is another cluster; nothing may be taken from it.
+            PeerRefusedError: it is another cluster; nothing may be taken from it.
         """
         if not theirs or theirs == self.text:
             return
         if not _PATTERN.match(theirs):
-            raise PeerError(f"the primary's cluster id {theirs!r} is none")
+            raise PeerRefusedError(f"the primary's cluster id {theirs!r} is none")
         if self.text:
-            raise PeerError(f"the primary belongs to cluster {theirs}, this node to {self.text}")
+            raise PeerRefusedError(f"the primary belongs to cluster {theirs}, this node to {self.text}")
         self._write(theirs)
 
     def _write(self, text: str) -> None:

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from litefs.errors import FormatError, LinkClosedError, LiteFSError, PeerError
+from litefs.errors import FormatError, LinkClosedError, LiteFSError, PeerError, PeerRefusedError
 from litefs.formats.position import Checksum, Pos, Txid
 from litefs.formats.stream import (
     DropDbFrame,
@@ -36,6 +36,7 @@ from litefs.formats.stream import (
     encode_position_map,
 )
 from litefs.link import messages as m
+from litefs.node.caller import Caller
 from litefs.node.image_receiver import ImageReceiver
 from litefs.node.replicas import Replicas
 from litefs.node.stream_client import StreamResponse, post_http1, post_http2
@@ -45,6 +46,13 @@ SILENCE_MAX_S = 5.0
 
 REASON_BYTES_MAX = 1024
 BACKOFF_MAX_FACTOR = 8
+
+REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.CONFLICT})
+"""Statuses that say that this node is not wanted: it has another token, or belongs to another cluster."""
+
+REFUSED_DELAY_S = 10.0
+"""Pause after such an answer: somebody has to change a configuration first."""
+
 PROGRESS_EVERY_S = 5.0
 LAG_EVERY_S = 0.1
 
@@ -75,28 +83,27 @@ class Follower:
         self,
         url: str,
         hostname: str,
-        node_id: int,
+        caller: Caller,
         data_dir: Path,
         reconnect_delay_s: float,
         replicas: Replicas,
-        check_cluster: Callable[[str], None],
         on_handed: Callable[[str], None] = lambda _lease_id: None,
     ) -> None:
-        """Args: check_cluster: raises PeerError when the primary's cluster is not ours; on_handed: takes the lease."""
+        """Args: caller: this node; on_handed: takes the lease."""
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "localhost", parts.port or 20202
         self._hostname = hostname
-        self._node_id = node_id
+        self._caller = caller
         self._data_dir = data_dir
         self._reconnect_delay_s = reconnect_delay_s
         self._replicas = replicas
-        self._check_cluster = check_cluster
         self._on_handed = on_handed
         self._taking = threading.Lock()
         """Held while something of the stream is taken in."""
         self._stopping = threading.Event()
         self._connection: socket.socket | None = None
         self._receiver: ImageReceiver | None = None
+        self._complaint = ""
         self._name = ""
         self._has_progressed = False
         self._begun = self._said = 0.0
@@ -132,20 +139,31 @@ class Follower:
         failures = 0
         while not self._stopping.is_set():
             self._has_progressed = False
+            delay_s = 0.0
             try:
                 self._follow()
             except LinkClosedError:
                 return
+            except PeerRefusedError as error:
+                delay_s = REFUSED_DELAY_S
+                self._complain(error)
             except (LiteFSError, OSError) as error:
-                if not self._stopping.is_set():
-                    _log.warning("stream from %s:%d: %s", self._host, self._port, str(error) or type(error).__name__)
+                self._complain(error)
             except Exception:  # noqa: BLE001 - without this thread the node would stand still for ever
                 _log.exception("stream from %s:%d", self._host, self._port)
             finally:
                 self._disconnected()
             failures = 0 if self._has_progressed else failures + 1
-            delay_s = self._reconnect_delay_s * min(2**failures, BACKOFF_MAX_FACTOR)
+            delay_s = max(delay_s, self._reconnect_delay_s * min(2**failures, BACKOFF_MAX_FACTOR))
             self._stopping.wait(delay_s * random.uniform(0.5, 1.0))
+
+    def _complain(self, error: Exception) -> None:
+        """Says once why there is no stream, until there is one again or the reason is another one."""
+        reason = str(error) or type(error).__name__
+        if not self._stopping.is_set():
+            level = logging.DEBUG if reason == self._complaint else logging.WARNING
+            _log.log(level, "stream from %s:%d: %s", self._host, self._port, reason)
+        self._complaint = reason
 
     def _disconnected(self) -> None:
         if self._receiver is not None:
@@ -162,11 +180,13 @@ class Follower:
     def _follow(self) -> None:
         response = self._ask()
         if response.status != HTTPStatus.OK:
-            raise PeerError(f"{response.status} {_reason_of(response)}")
+            error = PeerRefusedError if response.status in REFUSALS else PeerError
+            raise error(f"{response.status} {_reason_of(response)}")
         cluster_id = response.headers.get("litefs-cluster-id", "")
-        self._check_cluster(cluster_id)
+        self._caller.cluster.check(cluster_id)
         self.state.cluster_id = cluster_id
         self.state.is_connected = True
+        self._complaint = ""
         self._replicas.tell(m.SetPrimary(self._hostname or self._host))
         _log.info("following %s:%d", self._host, self._port)
         decoder = StreamDecoder()
@@ -188,7 +208,7 @@ class Follower:
     def _ask(self) -> StreamResponse:
         """Returns the answer to our positions: of HTTP/1.1, or of HTTP/2 where the primary wants that."""
         body = encode_position_map(self._replicas.positions())
-        headers = {"Litefs-Id": f"{self._node_id:016X}", "Content-Type": "application/octet-stream"}
+        headers = self._caller.headers() | {"Content-Type": "application/octet-stream"}
         authority = f"{self._host}:{self._port}"
         response = post_http1(self._connect(), authority, headers, body)
         if response.status == HTTPStatus.UPGRADE_REQUIRED:

@@ -12,6 +12,7 @@ from pathlib import Path
 from litefs.lease.lease import Holder
 from litefs.link import messages as m
 from litefs.link.settings import NodeSettings
+from litefs.node.caller import Caller
 from litefs.node.cluster_id import ClusterId
 from litefs.node.follower import Follower, FollowerState
 from litefs.node.link_client import LinkClient
@@ -77,11 +78,10 @@ class Following:
             self._follower = Follower(
                 holder.advertise_url,
                 holder.hostname,
-                node_id,
+                Caller(node_id=node_id, cluster=self._cluster, token=self._settings.token),
                 Path(self._settings.data_dir),
                 self._settings.reconnect_delay_s,
                 self._replicas,
-                self._cluster.check,
                 self._on_handed,
             )
             self._follower.start()

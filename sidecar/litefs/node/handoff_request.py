@@ -4,6 +4,7 @@ import http.client
 from urllib.parse import urlsplit
 
 from litefs.errors import HandoffRefusedError
+from litefs.node.caller import Caller
 
 TIMEOUT_S = 15.0
 """Above what the primary allows itself."""
@@ -11,8 +12,8 @@ TIMEOUT_S = 15.0
 REASON_BYTES_MAX = 1024
 
 
-def request_handoff(url: str, node_id: int) -> None:
-    """Asks the primary at `url` to hand the lease to the node `node_id`. Returns when it has agreed.
+def request_handoff(url: str, caller: Caller) -> None:
+    """Asks the primary at `url` to hand the lease to `caller`, this node. Returns when it has agreed.
 
     Raises:
         HandoffRefusedError: it refused, or could not be asked.
@@ -20,7 +21,7 @@ def request_handoff(url: str, node_id: int) -> None:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "localhost", parts.port or 20202, timeout=TIMEOUT_S)
     try:
-        connection.request("POST", f"/handoff?nodeID={node_id:016X}", headers={"Litefs-Id": f"{node_id:016X}"})
+        connection.request("POST", f"/handoff?nodeID={caller.node_id:016X}", headers=caller.headers())
         response = connection.getresponse()
         reason = response.read(REASON_BYTES_MAX).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:

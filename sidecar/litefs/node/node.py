@@ -18,6 +18,7 @@ from litefs.lease.lease import Identity, Lease
 from litefs.lease.static_lease import StaticLease
 from litefs.link import messages as m
 from litefs.link.settings import NodeSettings
+from litefs.node.caller import Caller
 from litefs.node.cluster_id import ClusterId
 from litefs.node.duties import NodeDuties
 from litefs.node.following import Following
@@ -177,7 +178,10 @@ class Node:
         holder = driver.holder if driver is not None else None
         if holder is None or not holder.advertise_url:
             raise HandoffRefusedError("no primary available")
-        request_handoff(holder.advertise_url, self._node_id)
+        request_handoff(holder.advertise_url, self._caller())
+
+    def _caller(self) -> Caller:
+        return Caller(node_id=self._node_id, cluster=self._cluster, token=self._settings.token)
 
     def _promote_when_ready(self) -> None:
         while not self.status().ready:

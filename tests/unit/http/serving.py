@@ -37,11 +37,12 @@ TIMEOUT_S = 20.0
 class Served:
     """One node's API in a thread of this process."""
 
-    def __init__(self, node: FakeNode, settings: StreamSettings) -> None:
+    def __init__(self, node: FakeNode, settings: StreamSettings, *, token: str = "") -> None:
         self.node = node
         listener = listen("127.0.0.1", 0)
         self.port: int = listener.getsockname()[1]
         self._settings = settings
+        self._token = token
         self._loop = uvloop.new_event_loop()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, args=(listener,))
@@ -51,7 +52,7 @@ class Served:
     def _run(self, listener: socket.socket) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(serve(self.node, listener, self._settings, self._stopping))
+            self._loop.run_until_complete(serve(self.node, listener, self._settings, self._stopping, token=self._token))
         finally:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()

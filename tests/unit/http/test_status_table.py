@@ -23,6 +23,7 @@ WITHOUT_STATUS = {
     "CommitRefusedError",
     "UncapturedWriteError",
     "PeerError",
+    "PeerRefusedError",
 }
 """Our own faults: 500 with a traceback in the log, and no detail to the client."""
 
