@@ -66,12 +66,15 @@ class CountingDisk(Disk):
 class FuselessMount:
     """One node's filesystem without a mount."""
 
-    def __init__(self, path: Path, *, primary: bool = True, disk: Disk | None = None) -> None:
+    def __init__(
+        self, path: Path, *, primary: bool = True, disk: Disk | None = None, segment_bytes: int = 8 << 20
+    ) -> None:
         self.loop = Loop()
         self.disk = disk or Disk()
         self.data_dir = DataDir(path, self.disk)
         self.gate = CommitGate(float("inf") if primary else 0.0, time.monotonic)
-        self.store = Store(self.data_dir, self.disk, StoreSettings(node_id=1), self.gate)
+        settings = StoreSettings(node_id=1, segment_bytes=segment_bytes)
+        self.store = Store(self.data_dir, self.disk, settings, self.gate)
         self.store.open(lambda name, done, total: None)
         self.view = ClusterView(is_primary=primary)
         self.inodes = InodeTable(self.data_dir.start, 0o777, os.getuid(), os.getgid())

@@ -243,9 +243,9 @@ class BaseFile(Retirable):
         if aside.map is not None:
             aside.map.close()
             aside.map = None
-            os.close(aside.fd)
             for path in (aside.path, aside.map_path):
                 path.unlink(missing_ok=True)
+            self._disk.close_unnamed("aside.close", aside.fd)
 
     def _put_aside(self, first: int, page_n: int, txid: int) -> None:
         """Copies pages about to be overwritten. A snapshot that the disk has no room for is given up, not the write."""
@@ -294,5 +294,8 @@ class BaseFile(Retirable):
             layer.overlay.close()
         self.layers.clear()
         if self.fd >= 0:
-            os.close(self.fd)
+            if self.is_retired:
+                self._disk.close_unnamed("base.close", self.fd)  # another file has its name
+            else:
+                self._disk.close("base.close", self.fd)
             self.fd = -1

@@ -25,7 +25,7 @@ from litefs.errors import CommitRefusedError, NotPrimaryError
 from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, is_wal_mode
 from litefs.storage.base_file import BaseFile
-from litefs.storage.disk import Disk
+from litefs.storage.disk import FREED_AT_ONCE_BYTES, Disk
 from litefs.storage.log import Log, LogRecord
 from litefs.storage.overlay import Overlay
 from litefs.storage.state import DatabaseState
@@ -37,8 +37,8 @@ LOG_NAME = "log"
 DIRECT_PAGES_MAX = 64
 """A commit of up to so many durable pages is written into the base at once; larger ones go off the loop."""
 
-DIRECT_SHRINK_BYTES = 64 << 20
-"""And one that cuts off no more than this: to free the blocks takes the file system about a millisecond."""
+DIRECT_SHRINK_BYTES = FREED_AT_ONCE_BYTES
+"""And one that cuts off no more than this."""
 
 _log = logging.getLogger("litefs.storage")
 
@@ -69,7 +69,12 @@ class CommitGate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedImage:
-    """An image in a replica's log that waits for its pages to come through the mount."""
+    """An image in a replica's log that waits for its pages to come through the mount.
+
+    Attributes:
+        sums: (pgno, page checksum) of all its pages, if it leaves the database's checksum where it was: it may then
+            change nothing. None of other images.
+    """
 
     txid: int
     pre_apply: int
@@ -77,6 +82,7 @@ class ExpectedImage:
     commit: int
     timestamp_ms: int
     record: LogRecord
+    sums: list[tuple[int, int]] | None = None
 
 
 class Database:
@@ -221,6 +227,35 @@ class Database:
 
     def accept(self, prepared: Prepared) -> None:
         """Moves the position to a prepared transaction. Nothing in here may fail: the image is in the log."""
+        self._accept(prepared)
+        self._accept_unchanged()
+
+    def expect(self, image: ExpectedImage) -> None:
+        """Takes note of an image that is in a replica's log: its pages are to come through the mount."""
+        self.expected.append(image)
+        self._accept_unchanged()
+
+    def _accept_unchanged(self) -> None:
+        """Moves the position over images that change nothing: what comes through the mount would not show it."""
+        while self.expected and self._is_unchanged_by(self.expected[0]):
+            image = self.expected[0]
+            self._accept(
+                Prepared(
+                    txid=image.txid,
+                    post_apply=image.post_apply,
+                    commit=image.commit,
+                    timestamp_ms=image.timestamp_ms,
+                    sums=[],
+                    record=image.record,
+                )
+            )
+
+    def _is_unchanged_by(self, image: ExpectedImage) -> bool:
+        if image.sums is None or image.commit != self.page_n:
+            return False
+        return all(self.sums[pgno - 1] == checksum for pgno, checksum in image.sums)
+
+    def _accept(self, prepared: Prepared) -> None:
         sums, commit = self.sums, prepared.commit
         if commit > len(sums):
             sums.frombytes(bytes(8 * (commit - len(sums))))

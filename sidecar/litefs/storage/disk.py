@@ -19,7 +19,11 @@ from pathlib import Path
 
 Buffer = bytes | bytearray | memoryview
 
+FREED_AT_ONCE_BYTES = 4 << 20
+"""ext4 takes some 0.2 ms for each MiB that it frees (2026-11), so a gigabyte would be a fifth of a second."""
+
 _COPY_CHUNK_BYTES = 1 << 20
+_STAT_BLOCK_BYTES = 512
 
 
 class Disk:
@@ -38,8 +42,11 @@ class Disk:
         os.close(fd)
 
     def close_unnamed(self, label: str, fd: int) -> None:
-        """Closes a descriptor of a file without a name, which may free gigabytes: nobody waits for that."""
-        threading.Thread(target=os.close, args=(fd,), name=label, daemon=True).start()
+        """Closes a descriptor of a file without a name, which frees its blocks: nobody waits for many of them."""
+        if os.fstat(fd).st_blocks * _STAT_BLOCK_BYTES < FREED_AT_ONCE_BYTES:
+            os.close(fd)
+        else:
+            threading.Thread(target=os.close, args=(fd,), name=label, daemon=True).start()
 
     def copy_attributes(self, label: str, source: Path | str, target: Path | str) -> None:
         """Gives a file the mode and the owner of another."""

@@ -9,7 +9,6 @@ Invariants:
     2. A page is in the overlay iff its number is a key, whether in memory or spilled.
 """
 
-import os
 from pathlib import Path
 
 from litefs.storage.disk import Buffer, Disk
@@ -87,7 +86,7 @@ class Overlay:
     def close(self) -> None:
         """Drops the content and the spill file."""
         if self._fd >= 0:
-            os.close(self._fd)
+            self._disk.close_unnamed("overlay.close", self._fd)
             self._fd = -1
         self.pages = {}
         self.base_limit = UNLIMITED

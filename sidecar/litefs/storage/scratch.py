@@ -72,7 +72,7 @@ class ScratchFile:
     def close(self) -> None:
         """Forgets the content."""
         if self._fd >= 0:
-            os.close(self._fd)
+            self._disk.close_unnamed("scratch.close", self._fd)
             self._fd = -1
         self._memory = bytearray()
         self.size = 0
@@ -80,7 +80,7 @@ class ScratchFile:
     def __del__(self) -> None:
         # A removed file lives on in the handles that are open; the last of them takes it along.
         if self._fd >= 0:
-            os.close(self._fd)
+            self._disk.close_unnamed("scratch.close", self._fd)
 
     def _spill(self) -> None:
         fd = self._disk.open_unnamed("scratch.spill", self._directory)
