@@ -1,15 +1,15 @@
 """A real Consul for tests: one agent in development mode, with sessions that may be short.
 
-The program is `consul` of the PATH, else the one that `scripts/consul` has built. Sessions expire at twice their TTL.
+The program is what `scripts/consul` finds or has built. Sessions expire at twice their TTL.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,33 +24,37 @@ _POLL_S = 0.02
 
 def find_consul() -> Path | None:
     """Returns the program; None if this machine has none."""
-    on_path = shutil.which("consul")
-    if on_path is not None:
-        return Path(on_path)
     built = subprocess.run([REPOSITORY / "scripts" / "consul", "--where"], capture_output=True, text=True, check=True)
     path = Path(built.stdout.strip())
     return path if path.exists() else None
 
 
 class ConsulAgent:
-    """One agent, on ports of loopback.
+    """One agent, on ports of loopback or of another address.
 
     Attributes:
         url: of its HTTP API.
+        configuration: more of it, in Consul's language.
+        https_port: where it also listens, if the configuration says so.
+        token: of the operator; "" where none is needed.
     """
 
-    def __init__(self, root: Path) -> None:
-        """Args: root: an empty directory for its log."""
+    def __init__(self, root: Path, *, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
+        """Args: root: an empty directory for its log; prefix: of the command, to run it in another namespace."""
         program = find_consul()
         if program is None:
             if os.environ.get("CI") == "true":
                 pytest.fail("there is no consul: scripts/consul builds it")
             pytest.skip("there is no consul on the PATH, and scripts/consul was not run")
-        self._program = program
+        self._command = [*prefix, str(program)]
+        self._address = address
         self._log_path = root / "consul.log"
         self._ports = {name: free_port() for name in ("http", "server", "serf-lan", "serf-wan")}
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"http://127.0.0.1:{self._ports['http']}"
+        self.configuration: list[str] = []
+        self.https_port = 0
+        self.token = ""
+        self.url = f"http://{address}:{self._ports['http']}"
 
     def start(self) -> None:
         """Starts it, empty, and returns when it leads itself."""
@@ -58,9 +62,10 @@ class ConsulAgent:
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    self._program, "agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1", "-log-level", "warn",
-                    *ports, "-dns-port", "-1", "-grpc-port", "-1", "-grpc-tls-port", "-1",
+                    *self._command, "agent", "-dev", "-bind", self._address, "-client", self._address,
+                    "-log-level", "warn", *ports, "-dns-port", "-1", "-grpc-port", "-1", "-grpc-tls-port", "-1",
                     "-hcl", 'session_ttl_min = "500ms"', "-hcl", "connect { enabled = false }",
+                    *(word for text in self.configuration for word in ("-hcl", text)),
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
@@ -81,6 +86,8 @@ class ConsulAgent:
     def request(self, method: str, path: str, body: bytes = b"") -> bytes:
         """Sends one request, as an operator would. Raises OSError when it is not answered with success."""
         request = urllib.request.Request(self.url + path, data=body or None, method=method)
+        if self.token:
+            request.add_header("X-Consul-Token", self.token)
         with urllib.request.urlopen(request, timeout=5) as answer:
             data: bytes = answer.read()
         return data

@@ -104,7 +104,9 @@ class ConsulClient:
         """Args: timeout_s: longest time that connecting, or waiting for the next bytes of an answer, may take."""
         hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CONSUL_HTTP_")}
         try:
-            client = consul.Consul(verify=address.verify, cert=address.certificate, timeout=timeout_s)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of parts that are not used here
+                client = consul.Consul(verify=address.verify, cert=address.certificate, timeout=timeout_s)
         finally:
             os.environ.update(hidden)
         self._http: Any = client.http

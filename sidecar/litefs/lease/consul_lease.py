@@ -77,6 +77,8 @@ class ConsulLease:
         self._value = json.dumps(self._fields, separators=(",", ":"), ensure_ascii=False).encode()
         self._lock = threading.Lock()
         """Guards what follows, never a request."""
+        self._changing = threading.Lock()
+        """Held while a lost key is locked again, so that no release comes in between."""
         self._session = ""
         self._is_held = False
         self._until = 0.0
@@ -231,11 +233,10 @@ class ConsulLease:
     def _check_key(self, session: str, sent: float) -> None:
         entry = self._renewing.get(self._key)
         if entry is None or not entry.session:
-            # Somebody deleted the key under us. Nobody else can have it yet without our seeing that here.
-            _log.warning("the key %s of the lease was deleted or released by a stranger: locking it again", self._key)
-            if not self._renewing.put(self._key, self._value, acquire=session):
-                entry = self._renewing.get(self._key)
-        if entry is not None and entry.session and entry.session != session:
+            entry = self._lock_again(session)
+        if entry is None:
+            return
+        if entry.session != session:
             self._lose(session, True, "the key is held by a stranger")
             return
         with self._lock:
@@ -246,6 +247,26 @@ class ConsulLease:
         if self._has_entry:
             self._has_entry = False
             self._renewing.delete(self._entry_key)  # a primary is no candidate
+
+    def _lock_again(self, session: str) -> Entry | None:
+        """Locks a key that somebody deleted or released. Returns it as it is now; None if it is ours no more.
+
+        Raises:
+            LeaseUnavailableError: it cannot be locked now, and nobody else has it.
+        """
+        with self._changing:
+            if not self._is_held or self._session != session:
+                return None  # it was this process that released it
+            _log.warning("the key %s of the lease was deleted or released: locking it again", self._key)
+            try:
+                self._renewing.put(self._key, self._value, acquire=session)
+            except LeaseLostError:  # it ended since it was renewed, and that is why the key was gone
+                self._lose(session, True, "the session expired")
+                return None
+        entry = self._renewing.get(self._key)
+        if entry is None or not entry.session:
+            raise LeaseUnavailableError(f"the key {self._key} cannot be locked again")
+        return entry
 
     def _lose(self, session: str, was_held: bool, reason: str) -> None:
         with self._lock:
@@ -268,7 +289,7 @@ class ConsulLease:
             raise LeaseLostError("this node is not the primary")
         if not self._asking.renew_session(session):
             self._lose(session, True, "the session expired")
-        with self._lock:
+        with self._changing, self._lock:
             self._session = ""
             self._is_held = False
             self._until = 0.0
@@ -281,7 +302,7 @@ class ConsulLease:
 
     def release(self) -> None:
         """Unlocks the key, so that no lock-delay follows, and ends the session."""
-        with self._lock:
+        with self._changing, self._lock:
             session, is_held = self._session, self._is_held
             self._session = ""
             self._is_held = False

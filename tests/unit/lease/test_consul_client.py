@@ -1,0 +1,197 @@
+"""What python-consul2 gets wrong, and the ways into a Consul that is locked up."""
+
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from litefs.errors import ConfigError, LeaseLostError, LeaseUnavailableError
+from litefs.lease.consul_client import ConsulAddress, ConsulClient
+from litefs.lease.consul_lease import ConsulLease, ConsulTerms
+from tests.support.consul import ConsulAgent
+from tests.support.litefs_node import free_port
+from tests.unit.lease.worlds import identity_of
+
+TOKEN = "5f4dcc3b-5aa7-65d6-1d83-27deb882cf99"
+TIMEOUT_S = 20.0
+
+
+@pytest.mark.parametrize(
+    ("url", "base_url", "prefix", "token"),
+    [
+        ("http://consul", "http://consul:8500", "", ""),
+        ("https://consul", "https://consul:8501", "", ""),
+        ("http://10.0.0.1:1234/", "http://10.0.0.1:1234", "", ""),
+        ("https://:s%2Fcret@[::1]:1/some/prefix/", "https://[::1]:1", "some/prefix", "s/cret"),
+    ],
+)
+def test_an_address_is_read_as_litefs_reads_it(url: str, base_url: str, prefix: str, token: str) -> None:
+    address = ConsulAddress.parse(url, {})
+    assert (address.base_url, address.prefix, address.token) == (base_url, prefix, token)
+    assert (address.verify, address.certificate) == (True, None)
+
+
+@pytest.mark.parametrize("url", ["", "consul:8500", "ftp://consul", "http://", "http://consul:port"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"lease\.consul\.url"):
+        ConsulAddress.parse(url, {})
+
+
+def test_consul_s_own_variables_count_where_litefs_counts_them() -> None:
+    environment = {
+        "CONSUL_HTTP_TOKEN": "t",
+        "CONSUL_CACERT": "ca.pem",
+        "CONSUL_CLIENT_CERT": "c.pem",
+        "CONSUL_CLIENT_KEY": "k.pem",
+    }
+    address = ConsulAddress.parse("https://consul", environment)
+    assert (address.token, address.verify, address.certificate) == ("t", "ca.pem", ("c.pem", "k.pem"))
+    assert ConsulAddress.parse("https://:mine@consul", environment).token == "mine"
+    assert ConsulAddress.parse("https://consul", {"CONSUL_HTTP_SSL_VERIFY": "false"}).verify is False
+    with pytest.raises(ConfigError, match="together"):
+        ConsulAddress.parse("https://consul", {"CONSUL_CLIENT_CERT": "c.pem"})
+
+
+def test_no_variable_overrides_the_address(agent: ConsulAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"CONSUL_HTTP_ADDR": "127.0.0.1:1", "CONSUL_HTTP_SSL": "true", "HTTP_PROXY": "http://127.0.0.1:1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    client = ConsulClient(ConsulAddress.parse(agent.url, {}), TIMEOUT_S)
+    assert client.put("variables", b"x")
+    assert {name: os.environ[name] for name in variables} == variables
+
+
+def test_a_session_that_is_gone_is_told_from_a_consul_that_is(agent: ConsulAgent) -> None:
+    client = ConsulClient(ConsulAddress.parse(agent.url, {}), TIMEOUT_S)
+    session = client.create_session({"TTL": "10s", "Behavior": "delete", "LockDelay": "1ms"})
+    assert client.renew_session(session)
+    client.destroy_session(session)
+    assert not client.renew_session(session)
+    with pytest.raises(LeaseLostError):
+        client.put("gone", b"x", acquire=session)
+    nobody = ConsulClient(ConsulAddress.parse(f"http://127.0.0.1:{free_port()}", {}), TIMEOUT_S)
+    with pytest.raises(LeaseUnavailableError, match="refused"):
+        nobody.renew_session(session)
+
+
+def test_a_ttl_that_consul_refuses_is_an_error_with_its_reason(agent: ConsulAgent) -> None:
+    client = ConsulClient(ConsulAddress.parse(agent.url, {}), TIMEOUT_S)
+    with pytest.raises(LeaseUnavailableError, match="TTL"):
+        client.create_session({"TTL": "1ms"})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",  # a proxy has stripped the index
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Consul-Index: x\r\nContent-Length: 2\r\n\r\n[]",
+    ],
+)
+def test_an_answer_without_an_index_is_no_error(answer: bytes) -> None:
+    with _answering(answer) as url:
+        assert ConsulClient(ConsulAddress.parse(url, {}), TIMEOUT_S).wait_for("k", 7, 1.0) == (0, None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<html",
+        b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[{"a": 1}]',
+        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 500 No cluster leader\r\nContent-Length: 0\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"",
+    ],
+)
+def test_whatever_is_wrong_with_an_answer_is_one_error(answer: bytes) -> None:
+    with _answering(answer) as url, pytest.raises(LeaseUnavailableError):
+        ConsulClient(ConsulAddress.parse(url, {}), TIMEOUT_S).get("k")
+
+
+class _answering:  # noqa: N801 - used like a function
+    """A server that gives one answer to everybody."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._socket = socket.create_server(("127.0.0.1", 0))
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def __exit__(self, *exc: object) -> None:
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                connection.sendall(self._answer)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, and a certificate of it for 127.0.0.1, for either side."""
+    root = tmp_path_factory.mktemp("certificates")
+    new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    sign = ["-CA", "ca.pem", "-CAkey", "ca.key"]
+    for command in (
+        [*new, "-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority"],
+        [*new, "-x509", *sign, "-keyout", "node.key", "-out", "node.pem", "-subj", "/CN=node",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"],
+    ):  # fmt: skip
+        subprocess.run(command, cwd=root, check=True, capture_output=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def locked_agent(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    """A Consul that wants a certificate and a token."""
+    agent = ConsulAgent(tmp_path_factory.mktemp("locked"))
+    agent.https_port = free_port()
+    agent.configuration = [
+        f"ports {{ https = {agent.https_port} }}",
+        f'acl {{ enabled = true, default_policy = "deny", tokens {{ initial_management = "{TOKEN}" }} }}',
+        f'tls {{ defaults {{ ca_file = "{certificates}/ca.pem", cert_file = "{certificates}/node.pem" }} }}',
+        f'tls {{ defaults {{ key_file = "{certificates}/node.key", verify_incoming = true }} }}',
+    ]
+    agent.token = TOKEN
+    agent.start()
+    yield agent
+    agent.stop()
+
+
+def test_a_lease_behind_tls_with_client_certificates_and_a_token(
+    locked_agent: ConsulAgent, certificates: Path, tmp_path: Path
+) -> None:
+    environment = {
+        "CONSUL_CACERT": f"{certificates}/ca.pem",
+        "CONSUL_CLIENT_CERT": f"{certificates}/node.pem",
+        "CONSUL_CLIENT_KEY": f"{certificates}/node.key",
+    }
+    host = f"127.0.0.1:{locked_agent.https_port}"
+
+    def lease(address: ConsulAddress) -> ConsulLease:
+        terms = ConsulTerms(address=address, key="locked", ttl_s=30.0, lock_delay_s=0.001)
+        return ConsulLease(terms, identity_of("a"), tmp_path / "session")
+
+    good = lease(ConsulAddress.parse(f"https://:{TOKEN}@{host}", environment))
+    assert good.acquire()
+    good.renew()
+    good.release()
+    with pytest.raises(LeaseUnavailableError, match="denie"):
+        lease(ConsulAddress.parse(f"https://{host}", environment)).acquire()
+    for missing in ("CONSUL_CACERT", "CONSUL_CLIENT_CERT"):
+        few = {name: value for name, value in environment.items() if not name.startswith(missing[:-5])}
+        with pytest.raises(LeaseUnavailableError):
+            lease(ConsulAddress.parse(f"https://:{TOKEN}@{host}", few)).acquire()
