@@ -269,13 +269,13 @@ class WalWriter:
         """Commits one transaction: when this returns, every new reader sees it.
 
         Args:
-            pages: in ascending order, at least one; every page the database grew by is among them (else SQLite
+            pages: in ascending order; every page the database grew by is among them (else SQLite
                 refuses to checkpoint).
             page_size: in bytes, of every page.
             commit: size of the database in pages afterwards.
 
         Raises:
-            FormatError: no pages, a page size other than the database's, or a page 1 that leaves WAL mode.
+            FormatError: a page size other than the database's, or a page 1 that leaves WAL mode.
             OSError: the mount refused a frame; readers still see the old state, and so does the next `apply`.
 
         Crash: before the last frame is complete, the frames are leftovers that the next writer overwrites. After
@@ -291,6 +291,8 @@ class WalWriter:
         elif page_size != self._page_size:
             raise FormatError(f"{self._database.name}: image of page size {page_size}, WAL of {self._page_size}")
         frame_n, checksum = self._write_frames(index, pages, commit)
+        if not frame_n:
+            return  # nothing changes: SQLite has at least one page in each transaction, a Go primary has none there
         self._hook("index-written")
         self._publish(index, self._mx_frame + frame_n, commit, checksum)
         self._hook("published")
@@ -321,8 +323,6 @@ class WalWriter:
                 index.append(frame, pgnos)
                 frame += len(pgnos)
                 buffers, pgnos = [], []
-        if frame == first_frame:
-            raise FormatError(f"{self._database.name}: an image without pages cannot go through a WAL")
         return frame - first_frame, checksum
 
     def _begin_wal(self, page_size: int) -> None:

@@ -5,18 +5,22 @@ their pages are applied through the mount; the position moves when the pages are
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from litefs.errors import PositionMismatchError
+from litefs.formats.checksum import page_checksum
 from litefs.formats.ltx import HEADER_SIZE, TRAILER_SIZE, LtxHeader
 from litefs.formats.ltx_decoder import LtxDecoder
 from litefs.storage.database import Database, ExpectedImage
 from litefs.storage.log import LogRecord
 from litefs.storage.steps import Steps
-from litefs.storage.transaction import Prepared
 
 DECODE_BYTES = 64 << 10
 """LZ4 may expand 255 times: this bounds what one step of the decoder returns to 16 MiB."""
+
+COMPARED_PAGES_MAX = 1 << 16
+"""8 MB of checksums. A larger image that changes nothing is found out by what follows it, and costs a snapshot."""
 
 
 def append_image(database: Database, image: bytes) -> int:
@@ -31,10 +35,9 @@ def append_image(database: Database, image: bytes) -> int:
     post_apply = int.from_bytes(image[-TRAILER_SIZE : -TRAILER_SIZE + 8], "big")
     _check_follows(database, header)
     record = database.log.append(image, header.min_txid, header.max_txid, post_apply)
-    # Equal checksums do not mean that nothing changes: the XOR of page checksums is linear, so the same difference
-    # in an even number of pages, at the same offset of each, cancels out.
-    is_pageless = post_apply == header.pre_apply and _is_pageless(image)
-    return _expect(database, header, post_apply, record, is_pageless=is_pageless)
+    pieces = (image[at : at + DECODE_BYTES] for at in range(0, len(image), DECODE_BYTES))
+    sums = _sums_of(pieces) if post_apply == header.pre_apply else None
+    return _expect(database, header, post_apply, record, sums)
 
 
 def append_spooled(database: Database, path: Path) -> Steps[int]:
@@ -54,9 +57,13 @@ def append_spooled(database: Database, path: Path) -> Steps[int]:
             record = stream.finish(post_apply)
         finally:
             stream.give_up()
+        sums = None
+        if post_apply == header.pre_apply:
+            pieces = (disk.read("spool.compare", fd, DECODE_BYTES, at) for at in range(0, size, DECODE_BYTES))
+            sums = yield lambda: _sums_of(pieces)
     finally:
         disk.close("spool.close", fd)
-    return _expect(database, header, post_apply, record, is_pageless=False)
+    return _expect(database, header, post_apply, record, sums)
 
 
 def _check_follows(database: Database, header: LtxHeader) -> None:
@@ -74,35 +81,35 @@ def _check_follows(database: Database, header: LtxHeader) -> None:
         )
 
 
-def _is_pageless(image: bytes) -> bool:
+def _sums_of(pieces: Iterable[bytes]) -> list[tuple[int, int]] | None:
+    """Returns (pgno, page checksum) of all pages of an image; None if there are too many.
+
+    Equal checksums before and after an image do not mean that nothing changes: the XOR of page checksums is linear, so
+    the same difference in an even number of pages, at the same offset of each, cancels out.
+    """
     decoder = LtxDecoder()
-    return not any(decoder.feed(image[at : at + DECODE_BYTES]) for at in range(0, len(image), DECODE_BYTES))
+    sums: list[tuple[int, int]] = []
+    for piece in pieces:
+        sums += [(pgno, page_checksum(pgno, page)) for pgno, page in decoder.feed(piece)]
+        if len(sums) > COMPARED_PAGES_MAX:
+            return None
+    return sums
 
 
-def _expect(database: Database, header: LtxHeader, post_apply: int, record: LogRecord, *, is_pageless: bool) -> int:
+def _expect(
+    database: Database, header: LtxHeader, post_apply: int, record: LogRecord, sums: list[tuple[int, int]] | None
+) -> int:
     if not database.page_n and not database.expected:
         database.learn_page_size(header.page_size)
-    if not database.expected and is_pageless and header.commit == database.page_n:
-        # It changes nothing, so there is nothing to apply: only the position moves.
-        database.accept(
-            Prepared(
-                txid=header.max_txid,
-                post_apply=post_apply,
-                commit=header.commit,
-                timestamp_ms=header.timestamp_ms,
-                sums=[],
-                record=record,
-            )
+    database.expect(
+        ExpectedImage(
+            txid=header.max_txid,
+            pre_apply=header.pre_apply,
+            post_apply=post_apply,
+            commit=header.commit,
+            timestamp_ms=header.timestamp_ms,
+            record=record,
+            sums=sums,
         )
-    else:
-        database.expected.append(
-            ExpectedImage(
-                txid=header.max_txid,
-                pre_apply=header.pre_apply,
-                post_apply=post_apply,
-                commit=header.commit,
-                timestamp_ms=header.timestamp_ms,
-                record=record,
-            )
-        )
+    )
     return header.max_txid

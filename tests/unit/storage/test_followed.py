@@ -1,7 +1,7 @@
 """A replica's side: images into the log, then their pages through the mount."""
 
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -179,3 +179,57 @@ def test_an_image_that_expands_250_times_is_looked_at_in_little_memory(replica: 
         tracemalloc.stop()
     assert database.expected[-1].txid == 2, "it is not taken for an image without pages"
     assert peak < 64 << 20, f"{peak / 1e6:.0f} MB"
+
+
+def unchanged_images(replica: World, state: bytes, n: int, pgnos: Sequence[int]) -> list[bytes]:
+    """Returns images that follow a state and hold pages as they are in it: Go LiteFS makes them in WAL mode."""
+    database = replica.database()
+    last = database.expected[-1].post_apply if database.expected else database.checksum
+    pages = [(pgno, state[(pgno - 1) * PAGE_SIZE : pgno * PAGE_SIZE]) for pgno in pgnos]
+    return [
+        encode_image(
+            LtxHeader(
+                page_size=PAGE_SIZE,
+                commit=len(state) // PAGE_SIZE,
+                min_txid=Txid(database.logged_txid + nth),
+                max_txid=Txid(database.logged_txid + nth),
+                timestamp_ms=1,
+                pre_apply=Checksum(last),
+            ),
+            pages,
+            last,
+        )
+        for nth in range(1, n + 1)
+    ]
+
+
+@pytest.mark.parametrize("pgnos", [(), (1, 3)], ids=["no pages", "pages as they are"])
+def test_the_position_moves_over_images_that_change_nothing(
+    primary: World, replica: World, images: list[bytes], pgnos: Sequence[int]
+) -> None:
+    database, state = replica.database(), states_of(primary)[1]
+    append_image(database, images[0])
+    for image in unchanged_images(replica, state, 2000, pgnos):
+        append_image(database, image)
+    assert database.txid == 0, "they wait behind the first"
+    apply(replica, state)
+    assert database.txid == 2001
+    for image in unchanged_images(replica, state, 2, pgnos):
+        append_image(database, image)
+    assert (database.txid, database.logged_txid) == (2003, 2003)
+    apply(replica, state)
+    assert database.txid == 2003
+
+
+def test_it_does_so_for_a_spooled_image_too(
+    primary: World, replica: World, images: list[bytes], tmp_path: Path
+) -> None:
+    database, state = replica.database(), states_of(primary)[2]
+    append_image(database, images[0])
+    append_image(database, images[1])
+    apply(replica, states_of(primary)[1])
+    apply(replica, state)
+    (image,) = unchanged_images(replica, state, 1, range(1, len(state) // PAGE_SIZE + 1))
+    path = tmp_path / "replica" / "image.ltx"
+    path.write_bytes(image)
+    assert run(append_spooled(database, path)) == database.txid == 3
