@@ -158,7 +158,6 @@ def _is_replaced(node: LitefsNode, what: str, killed: int) -> bool:
         return False
 
 
-@pytest.mark.unsteady
 @pytest.mark.parametrize("mode", ["DELETE", "WAL"])
 @pytest.mark.parametrize("what", [FILESYSTEM, NODE, "supervisor"], ids=lambda what: what.rpartition(".")[2])
 @pytest.mark.parametrize("side", ["primary", "replica"])
@@ -189,7 +188,6 @@ def test_nothing_acknowledged_is_lost_when_a_process_is_killed_under_load(
     assert len(found - writer.acknowledged) <= KILLS, "at most the row in flight may come with each kill"
 
 
-@pytest.mark.unsteady
 @pytest.mark.parametrize("what", [FILESYSTEM, NODE], ids=lambda what: what.rpartition(".")[2])
 def test_an_idle_wal_connection_of_the_replica_notices_a_death_or_goes_on(quick_cluster: Cluster, what: str) -> None:
     cluster = quick_cluster
