@@ -3,9 +3,11 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
+DURATION ?= 600
+ROOT ?= build/chaos
 SOURCES := sidecar tests $(wildcard bench demo)
 
-.PHONY: help setup test lint format demo bench sqlite-suite clean
+.PHONY: help setup test lint format demo demo-cluster bench chaos sqlite-suite clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -32,10 +34,18 @@ format: setup ## rewrite the sources in the project's format
 	$(BIN)/ruff format $(SOURCES)
 
 demo: setup ## two nodes replicate on this machine, driven by the ordinary sqlite3 program
-	$(BIN)/python demo/run.py
+	PYTHONPATH=sidecar:. $(BIN)/python -m demo.run
+
+demo-cluster: setup ## three nodes with a Consul: elect, write, fail over, hand over, heal a split
+	@scripts/consul >/dev/null
+	PYTHONPATH=sidecar:. $(BIN)/python -m demo.cluster
 
 bench: setup ## every figure the README quotes
 	$(BIN)/python -m bench
+
+chaos: setup ## random faults on a cluster: DURATION=600 SEED=1 ROOT=an empty directory (as root)
+	@mkdir -p $(ROOT)
+	PYTHONPATH=sidecar:. $(BIN)/python -m tests.chaos.run --root $(ROOT) --seconds $(DURATION) $(if $(SEED),--seed $(SEED))
 
 sqlite-suite: setup ## SQLite's own test files, run on a mount
 	@scripts/setup --sqlite-suite

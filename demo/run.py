@@ -14,48 +14,14 @@ import threading
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "sidecar")]
-
-from tests.support import children  # noqa: E402 - the path above must be set first
-from tests.support.litefs_node import LitefsNode, Pair, own_command  # noqa: E402
+from demo.steps import ClaimFailedError, expect, position, say, sqlite
+from tests.support import children
+from tests.support.filesystem_node import REPOSITORY
+from tests.support.litefs_node import Pair, own_command
 
 DEMO_TIMEOUT_S = 110.0
 CATCH_UP_TIMEOUT_S = 10.0
 RECOVERY_TIMEOUT_S = 10.0
-
-
-class ClaimFailedError(Exception):
-    """A step did not show what it claims."""
-
-
-def say(text: str) -> None:
-    """Prints a line of commentary."""
-    print(f"\n# {text}", flush=True)
-
-
-def expect(claim: str, holds: bool, seen: str = "") -> None:
-    """Prints a claim that held; raises for one that did not."""
-    if not holds:
-        raise ClaimFailedError(f"{claim}\n  seen: {seen}")
-    print(f"  ok: {claim}", flush=True)
-
-
-def sqlite(node: LitefsNode, database: str, script: str) -> str:
-    """Feeds a script to the sqlite3 program on a node's mount; prints and returns what it says."""
-    where = "replica" if "replica" in node.root.name else "primary"
-    for line in script.strip().splitlines():
-        print(f"  {where}$ sqlite3 {database} {line!r}")
-    done = children.run(["sqlite3", "-batch", node.mount_dir / database], free=node.free, stdin=script + "\n")
-    text = (done.out + done.err).strip()
-    if text:
-        print("    " + text.replace("\n", "\n    "), flush=True)
-    return text
-
-
-def position(node: LitefsNode, database: str) -> str:
-    """Returns what `<database>-pos` says on a node."""
-    return node.read(f"{database}-pos").strip()
 
 
 def await_same_position(pair: Pair, database: str) -> None:
