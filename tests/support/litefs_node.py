@@ -136,9 +136,10 @@ class LitefsNode:
         detach(self.mount_dir)
 
     def kill(self) -> None:
-        """Ends every process of the node with SIGKILL and detaches what is left of the mount."""
+        """Ends every process of the node with SIGKILL and detaches what is left of the mount; safe in any state."""
         self.free()
-        self._kill_all()
+        if self._process is not None:
+            self._kill_all()
         detach(self.mount_dir)
 
     def restart(self) -> None:

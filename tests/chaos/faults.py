@@ -1,0 +1,133 @@
+"""What can happen to a cluster. Each fault breaks something, lasts, and is undone; the cluster repairs the rest.
+
+Bounds: sessions expire at twice their TTL, so a primary that is gone is replaced after some 5 s here.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.chaos.cluster import CONSUL, NODES, ChaosCluster, Node
+from tests.support.filesystem_node import NodeFailedError
+
+LONG_S = 7.0
+"""Longer than it takes to elect another primary."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One kind of fault. `weight`: how often it is drawn; `run` returns words for the log."""
+
+    weight: int
+    run: Callable[[ChaosCluster, random.Random], str]
+
+
+def victim(cluster: ChaosCluster, draw: random.Random) -> Node:
+    """Returns the primary more often than not."""
+    primary = cluster.primary()
+    if primary is not None and draw.random() < 0.6:
+        return primary
+    return cluster.nodes[draw.choice(NODES)]
+
+
+def _kill_one(cluster: ChaosCluster, draw: random.Random) -> str:
+    node = victim(cluster, draw)
+    program = draw.choice(["litefs.cli.filesystem_process", "litefs.cli.node_process"])
+    try:
+        os.kill(node.child_pid(program), signal.SIGKILL)
+    except (NodeFailedError, ProcessLookupError):
+        return f"{node.name} had no {program} to kill"
+    return f"killed {program} of {node.name}"
+
+
+def _kill_all(cluster: ChaosCluster, draw: random.Random) -> str:
+    node = victim(cluster, draw)
+    node.kill()
+    pause_s = draw.choice([0.0, LONG_S])
+    time.sleep(pause_s)
+    node.start()
+    return f"killed {node.name} and started it after {pause_s:.0f} s"
+
+
+def _kill_supervisor(cluster: ChaosCluster, draw: random.Random) -> str:
+    node = victim(cluster, draw)
+    os.kill(node.pid, signal.SIGKILL)
+    node.restart()
+    return f"killed the supervisor of {node.name}"
+
+
+def _restart(cluster: ChaosCluster, draw: random.Random) -> str:
+    node = victim(cluster, draw)
+    node.restart()
+    return f"restarted {node.name}"
+
+
+def _stall(cluster: ChaosCluster, draw: random.Random) -> str:
+    node = victim(cluster, draw)
+    pids = node.pids() if draw.random() < 0.5 else [_pid_of_node_process(node)]
+    pause_s = draw.uniform(0.5, LONG_S)
+    stopped = [pid for pid in pids if _signalled(pid, signal.SIGSTOP)]
+    time.sleep(pause_s)
+    for pid in stopped:
+        _signalled(pid, signal.SIGCONT)
+    return f"stopped {len(stopped)} processes of {node.name} for {pause_s:.1f} s"
+
+
+def _pid_of_node_process(node: Node) -> int:
+    try:
+        return node.child_pid("litefs.cli.node_process")
+    except NodeFailedError:
+        return node.pid
+
+
+def _signalled(pid: int, number: int) -> bool:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _freeze_consul(cluster: ChaosCluster, draw: random.Random) -> str:
+    pause_s = draw.uniform(0.5, LONG_S)
+    cluster.agent.freeze()
+    time.sleep(pause_s)
+    cluster.agent.thaw()
+    return f"froze Consul for {pause_s:.1f} s"
+
+
+def _partition(cluster: ChaosCluster, draw: random.Random) -> str:
+    node = victim(cluster, draw)
+    other = draw.choice([name for name in (*NODES, CONSUL) if name != node.name])
+    kind = draw.choice(["isolate", "both ways", "to", "from"])
+    pause_s = draw.uniform(1.0, LONG_S)
+    if kind == "isolate":
+        cluster.network.isolate(node.name)
+    if kind in ("both ways", "to"):
+        cluster.network.cut(node.name, other)
+    if kind in ("both ways", "from"):
+        cluster.network.cut(other, node.name)
+    time.sleep(pause_s)
+    cluster.network.heal()
+    between = "everybody" if kind == "isolate" else f"{other} ({kind})"
+    return f"cut {node.name} off from {between} for {pause_s:.1f} s"
+
+
+def _hand_off(cluster: ChaosCluster, draw: random.Random) -> str:
+    node = cluster.nodes[draw.choice(NODES)]
+    return f"asked {node.name} to be promoted: {node.post('/promote')}"
+
+
+FAULTS = [
+    Fault(weight=3, run=_kill_one),
+    Fault(weight=2, run=_kill_all),
+    Fault(weight=1, run=_kill_supervisor),
+    Fault(weight=1, run=_restart),
+    Fault(weight=3, run=_stall),
+    Fault(weight=2, run=_freeze_consul),
+    Fault(weight=4, run=_partition),
+    Fault(weight=2, run=_hand_off),
+]
