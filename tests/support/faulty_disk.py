@@ -187,6 +187,10 @@ class FaultyDisk(QuickDisk):
         self._files[fd] = _File()
         return fd
 
+    def free_bytes(self, label: str, path: Path | str) -> int:
+        is_full = any(fnmatch.fnmatch(label, pattern) for pattern in self.full)
+        return 0 if is_full else super().free_bytes(label, path)
+
     def copy_attributes(self, label: str, source: Path | str, target: Path | str) -> None:
         self._enter(label, changes=False)
         super().copy_attributes(label, source, target)

@@ -26,11 +26,12 @@ from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, is_wal_mode
 from litefs.storage.base_file import BaseFile
 from litefs.storage.disk import FREED_AT_ONCE_BYTES, Disk
+from litefs.storage.free_space import FreeSpace
 from litefs.storage.log import Log, LogRecord
 from litefs.storage.overlay import Overlay
 from litefs.storage.state import DatabaseState
 from litefs.storage.steps import LogSync, Steps, run
-from litefs.storage.transaction import Before, Change, Prepared, measure, prepare, prepare_small
+from litefs.storage.transaction import Before, Change, Prepared, image_bytes_max, measure, prepare, prepare_small
 
 BASE_NAME = "database"
 LOG_NAME = "log"
@@ -126,6 +127,7 @@ class Database:
         self.wal_mode = False
         self.is_state_busy = False
         self.complete = state
+        self._space = FreeSpace(disk, directory, time.monotonic)
         self.on_accept: Callable[[Database], None] = lambda database: None
         self.note_header()
 
@@ -161,6 +163,18 @@ class Database:
         """Sets the page size of a database that has none yet, or takes another one when it is empty."""
         self.base.freeze_newest()  # a layer that waits, of a drop for one, counts in pages of the old size
         self.page_size = self.base.page_size = page_size
+
+    def check_space(self, page_n: int) -> None:
+        """Does nothing if a transaction that wrote `page_n` pages so far will find room. A replica is not asked.
+
+        Raises:
+            OSError: ENOSPC, where SQLite still says "database or disk is full".
+        """
+        if self.gate.is_open:
+            needed = image_bytes_max(page_n, self.page_size)
+            if not self.log.has_room(needed):
+                needed += self.log.spare_capacity()
+            self._space.check(needed)
 
     # ---- commits ----
 

@@ -41,6 +41,11 @@ class Disk:
         """Closes a descriptor."""
         os.close(fd)
 
+    def free_bytes(self, label: str, path: Path | str) -> int:
+        """Returns the bytes that a file system has left for us."""
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
     def close_unnamed(self, label: str, fd: int) -> None:
         """Closes a descriptor of a file without a name, which frees its blocks: nobody waits for many of them."""
         if os.fstat(fd).st_blocks * _STAT_BLOCK_BYTES < FREED_AT_ONCE_BYTES:
@@ -195,6 +200,14 @@ class FullDisk(Disk):
         """Writes, or fails with ENOSPC."""
         self._check(label)
         super().write(label, fd, data, offset)
+
+    def free_bytes(self, label: str, path: Path | str) -> int:
+        """Returns 0, or what is left."""
+        try:
+            self._check(label)
+        except OSError:
+            return 0
+        return super().free_bytes(label, path)
 
     def write_vector(self, label: str, fd: int, parts: Sequence[Buffer], offset: int) -> None:
         """Writes, or fails with ENOSPC."""

@@ -21,6 +21,7 @@ from litefs.errors import CommitRefusedError, NotPrimaryError, UncapturedWriteEr
 from litefs.formats.journal import JOURNAL_HEADER_SIZE, is_active, super_journal_name
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, PAGE_SIZES, page_n_of, page_size_of
 from litefs.storage.database import Database
+from litefs.storage.free_space import ASK_PAGES
 from litefs.storage.overlay import UNLIMITED, Overlay
 from litefs.storage.replacement import flip_in_place, give_up_plan, plan_from
 from litefs.storage.scratch import ScratchFile
@@ -68,6 +69,8 @@ class RollbackJournal:
         if offset == 0:
             if len(data) >= JOURNAL_HEADER_SIZE and not is_active(data) and self.is_active:
                 return self._finish_and_write(data)
+            if not self.is_active and any(data):  # zeros end a transaction that wrote nothing
+                self.database.check_space(0)
             self._file().write(0, data)
             self.is_active = is_active(self._file().read(0, JOURNAL_HEADER_SIZE))
         else:
@@ -186,6 +189,8 @@ class RollbackJournal:
 
     def _put(self, overlay: Overlay, pgno: int, page: bytes) -> None:
         try:
+            if pgno not in overlay.pages and len(overlay.pages) % ASK_PAGES == 0:
+                self.database.check_space(len(overlay.pages))
             overlay.put(pgno, page)
         except OSError:
             # A rollback writes pages that were never changed, too: it must not need the space that ran out.

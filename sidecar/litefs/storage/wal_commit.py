@@ -30,6 +30,7 @@ from litefs.errors import CommitRefusedError, FormatError
 from litefs.formats.checksum import page_checksum
 from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader
 from litefs.storage.database import Database
+from litefs.storage.free_space import ASK_PAGES
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.steps import Steps
 from litefs.storage.transaction import SMALL_PAGES_MAX, Change, Prepared, image_bytes_max
@@ -169,9 +170,11 @@ class WalCapture:
 
     def _write_in_frame(self, offset: int, skip: int, data: bytes) -> Steps[None] | None:
         """Rules 1 and 2 for a write within one pending frame, `skip` bytes behind its start."""
+        start = offset - skip
+        if skip < _MEANING.size and not (index := (start - self.committed_end) // self._frame_size) % ASK_PAGES:
+            self.database.check_space(index)
         self._file().write(offset, data)
         end = offset + len(data)
-        start = offset - skip
         if skip < _MEANING.size:
             self._begin_frame(start, end)
         elif offset > self.tail:
