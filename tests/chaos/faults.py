@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.chaos.cluster import CONSUL, NODES, ChaosCluster, Node
 from tests.support.filesystem_node import NodeFailedError
@@ -54,7 +55,9 @@ def _kill_all(cluster: ChaosCluster, draw: random.Random) -> str:
 
 def _kill_supervisor(cluster: ChaosCluster, draw: random.Random) -> str:
     node = victim(cluster, draw)
+    pids = node.pids()
     os.kill(node.pid, signal.SIGKILL)
+    cluster.await_true(lambda: not any(map(_is_running, pids[1:])), "the processes of a dead supervisor end")
     node.restart()
     return f"killed the supervisor of {node.name}"
 
@@ -81,6 +84,13 @@ def _pid_of_node_process(node: Node) -> int:
         return node.child_pid("litefs.cli.node_process")
     except NodeFailedError:
         return node.pid
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def _signalled(pid: int, number: int) -> bool:

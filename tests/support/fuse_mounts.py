@@ -46,7 +46,10 @@ def detach(mount_dir: Path) -> None:
     """Takes every mount at `mount_dir` out of the tree, whatever state its server is in."""
     command = ["umount", "-l"] if shutil.which("umount") else ["fusermount3", "-u", "-z"]
     while connection_number(mount_dir) is not None:
-        subprocess.run([*command, str(mount_dir)], timeout=_DETACH_TIMEOUT_S, check=True, capture_output=True)
+        done = subprocess.run([*command, str(mount_dir)], timeout=_DETACH_TIMEOUT_S, capture_output=True, check=False)
+        # Its server may have detached it in between.
+        if done.returncode and connection_number(mount_dir) is not None:
+            raise OSError(f"{mount_dir} cannot be detached: {done.stderr.decode(errors='replace').strip()}")
 
 
 class Watchdog:
