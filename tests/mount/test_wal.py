@@ -1,5 +1,6 @@
 """The WAL's life: checkpoints, restarts, last close, recovery of a stale wal-index, frames written over."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -104,20 +105,22 @@ def test_an_abandoned_tail_of_frames_is_written_over(judge: Judge) -> None:
 
 
 def test_a_wal_rewound_behind_committed_frames_keeps_position_and_pages_together(judge: Judge) -> None:
-    """SQLite before 3.50.2 writes frames without valid checksums after ROLLBACK TO with spilled pages.
+    """SQLite before 3.50.2 writes frames without checksums after ROLLBACK TO over pages that were spilled twice.
 
     A recovery stops at them and goes on from an older state: acknowledged commits are lost, on ext4 too. What the
     mount owes is that the position still tells the pages SQLite shows, so that replicas do not diverge.
     """
+    survivors: list[object] = []
 
     def scenario(session: Session) -> None:
         connection = _filled(session, rows=100)
         connection.sql("PRAGMA cache_size = 3")
         connection.sql("PRAGMA wal_autocheckpoint = 0")
         connection.sql("BEGIN")
-        connection.sql("UPDATE t SET body = zeroblob(1100) WHERE id < 40")
+        connection.sql("UPDATE t SET body = zeroblob(1300) WHERE id < 5")
         connection.sql("SAVEPOINT s")
-        connection.sql("UPDATE t SET body = zeroblob(1000) WHERE id < 80")
+        for _ in range(2):
+            connection.sql("INSERT OR REPLACE INTO t SELECT id + 200, zeroblob(1150) FROM t WHERE id < 100")
         connection.sql("ROLLBACK TO s")
         connection.sql("UPDATE t SET body = zeroblob(900) WHERE id > 90")
         connection.sql("COMMIT")
@@ -125,13 +128,14 @@ def test_a_wal_rewound_behind_committed_frames_keeps_position_and_pages_together
             connection.sql("INSERT INTO t VALUES (?, 'acknowledged')", row)
         connection.process.kill()
         after = session.connect()
-        after.sql("SELECT count(*), sum(length(body)) FROM t")
+        survivors.append(after.sql("SELECT count(*), sum(length(body)) FROM t")[0][0])
         after.sql("UPDATE t SET body = 'goes on from there' WHERE id = 5")
         after.sql("INSERT INTO t VALUES (2000, 'and further')")
         after.process.kill()
         session.connect().sql("SELECT count(*), sum(length(body)) FROM t")
 
     judge.compare(scenario)
+    assert survivors == [100 if sqlite3.sqlite_version_info < (3, 50, 2) else 110] * 2
 
 
 @pytest.mark.parametrize("size", ["4294967296", "268435456", "0"])
