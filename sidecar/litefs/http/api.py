@@ -36,6 +36,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from litefs.errors import LiteFSError, NotPrimaryError
 from litefs.formats.position import Pos
 from litefs.formats.stream import decode_position_map
+from litefs.formats.stream_channels import VERSION, VERSION_HEADER
 from litefs.http.access import RefusalLog, TokenGate, peer_of
 from litefs.http.bodies import body_chunks, whole_body
 from litefs.http.database_import import DatabaseImport
@@ -135,6 +136,7 @@ class NodeApi:
             raise NotPrimaryError(LEASE_EXPIRED)
         self._followers.check_room()
         names = request.query_params.get("filter")
+        has_channels = request.headers.get(VERSION_HEADER) == VERSION
         client = request.client
         follower = Follower(
             node_id=caller[:16], address=f"{client.host}:{client.port}" if client else "", positions=positions
@@ -147,9 +149,12 @@ class NodeApi:
             follower,
             self._settings,
             names=frozenset(names.split(",")) if names else None,
+            has_channels=has_channels,
         )
         logger.info("replica %s at %s follows with %d databases", follower.node_id, follower.address, len(positions))
-        return ProducedResponse(partial(self._streams.run, stream))
+        return ProducedResponse(
+            partial(self._streams.run, stream), headers={VERSION_HEADER: VERSION} if has_channels else None
+        )
 
     async def _leads_soon(self) -> bool:
         """Whether this node is primary; one that is just becoming it is waited for, as replicas notice it earlier."""

@@ -10,6 +10,9 @@ from litefs.http.errors import OversizeError, SlowPeerError
 RECEIVE_DEADLINE_S = 30.0
 """Longest silence in the middle of a body; as long as a peer may take to read from us."""
 
+WHOLE_BODY_DEADLINE_S = 30.0
+"""For a body that is held in memory: a few megabytes, of which none need drip in."""
+
 
 async def body_chunks(request: Request) -> AsyncIterator[bytes]:
     """Yields the body as it arrives.
@@ -36,15 +39,19 @@ async def whole_body(request: Request, bytes_max: int) -> bytes:
 
     Raises:
         OversizeError: it is larger than `bytes_max`.
-        SlowPeerError: nothing came for `RECEIVE_DEADLINE_S` seconds.
+        SlowPeerError: nothing came for `RECEIVE_DEADLINE_S` seconds, or not all in `WHOLE_BODY_DEADLINE_S`.
         starlette.requests.ClientDisconnect: the peer went away.
     """
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length) > bytes_max:
         raise OversizeError(f"body of {length} bytes, at most {bytes_max} are allowed")
     body = bytearray()
-    async for chunk in body_chunks(request):
-        body += chunk
-        if len(body) > bytes_max:
-            raise OversizeError(f"body of more than {bytes_max} bytes")
+    try:
+        async with asyncio.timeout(WHOLE_BODY_DEADLINE_S):
+            async for chunk in body_chunks(request):
+                body += chunk
+                if len(body) > bytes_max:
+                    raise OversizeError(f"body of more than {bytes_max} bytes")
+    except TimeoutError:
+        raise SlowPeerError(f"the body was not there within {WHOLE_BODY_DEADLINE_S} s") from None
     return bytes(body)

@@ -2,7 +2,8 @@
 
 Strategy: per database, decide by the follower's position what takes it further: images from the log, or a
 snapshot. Do that once for every database, say Ready, then again for each database that moved. The bytes go
-to a function that waits while the follower is slow; nothing here knows of HTTP.
+to a function that waits while the follower is slow; nothing here knows of HTTP. Snapshots do not hold up what is
+live where the follower knows channels (`stream_outlet`).
 
     follower's position, database at TXID n     what is sent
     beyond n, or at n with another checksum     as from position 0 (asked once, when it calls)
@@ -24,7 +25,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 
-from litefs.errors import CorruptStateError, FormatError, PositionMismatchError
+from litefs.errors import CorruptStateError, FormatError, NotPrimaryError, PositionMismatchError
 from litefs.formats.position import ZERO_POS, Pos, Txid
 from litefs.formats.stream import DropDbFrame, EndFrame, HandoffFrame, HeartbeatFrame, ReadyFrame, encode_frame
 from litefs.http.errors import SlowPeerError
@@ -34,6 +35,7 @@ from litefs.http.log_images import Block, framed_images
 from litefs.http.node_view import NodeView
 from litefs.http.pump import Write, pump
 from litefs.http.snapshot_images import framed_drop, framed_snapshot
+from litefs.http.stream_outlet import Outlet, Snapshots
 from litefs.link.messages import DatabaseInfo
 from litefs.storage.log_reader import LogGapError, LogReader
 
@@ -71,8 +73,12 @@ class ReplicationStream:
         follower: Follower,
         settings: StreamSettings,
         names: frozenset[str] | None = None,
+        *,
+        has_channels: bool = False,
     ) -> None:
-        """Args: executor: reads and compresses; names: the only databases to send, all if None."""
+        """Args: executor: reads and compresses; names: the only databases to send, all if None; has_channels: the
+        follower knows `formats/stream_channels.py`.
+        """
         self._node = node
         self._feed = feed
         self._executor = executor
@@ -80,6 +86,7 @@ class ReplicationStream:
         self.follower = follower
         self._settings = settings
         self._names = names
+        self._has_channels = has_channels
         self._logs: dict[str, LogReader] = {}
         self._log_ends: dict[str, Pos] = {}
         """Where the readers in `_logs` stand: only what follows there is found without a search."""
@@ -102,13 +109,18 @@ class ReplicationStream:
             write: sends bytes, waiting while the follower is slow.
 
         Raises:
-            CorruptStateError, DatabaseNotFoundError, LinkClosedError, SlowPeerError: the stream cannot go on,
-                and the connection must be dropped as it is.
+            CorruptStateError, DatabaseNotFoundError, LinkClosedError, NotPrimaryError, SlowPeerError: the stream
+                cannot go on, and the connection must be dropped as it is.
         """
         subscription = self._subscription = self._feed.subscribe()
         try:
             with self._followers.listed(self.follower):
-                await self._run(subscription, write)
+                outlet = Outlet(write, has_channels=self._has_channels)
+                snapshots = Snapshots(outlet, subscription.add)
+                try:
+                    await self._run(subscription, outlet, snapshots)
+                finally:
+                    await snapshots.cancel()
         finally:
             self._subscription = None
             if self._handoff is not None and not self._handoff[1].done():
@@ -117,34 +129,37 @@ class ReplicationStream:
             for log in self._logs.values():
                 log.close()
 
-    async def _run(self, subscription: Subscription, write: Write) -> None:
+    async def _run(self, subscription: Subscription, outlet: Outlet, snapshots: Snapshots) -> None:
         self._forget_diverged()
-        for name in sorted(self._wanted(set(self.follower.positions) | subscription.take())):
-            await self._catch_up(name, write)
-        self.follower.ready = True
-        await write(encode_frame(ReadyFrame()) + _heartbeat())
-        heard = time.monotonic()
-        ends = False
-        while not ends:
-            await subscription.wait(max(heard + HEARTBEAT_S - time.monotonic(), 0.0))
-            ends = subscription.closed or not self._node.status().leads
-            for name in self._wanted(subscription.take()):
-                await self._catch_up(name, write)
-                heard = time.monotonic()
-            if self._handoff is not None:
-                await self._send_lease(write)
+        names = sorted(self._wanted(set(self.follower.positions) | subscription.take()))
+        while True:
+            # Asked before the databases are looked at: what was committed until then is sent.
+            leads, ends = self._node.status().leads, subscription.closed
+            for name in names:
+                await self._catch_up(name, outlet, snapshots)
+            is_whole = snapshots.since_ms is None
+            if is_whole and not self.follower.ready:
+                self.follower.ready = True
+                await outlet.live(encode_frame(ReadyFrame()) + _heartbeat(None))
+            if is_whole and self._handoff is not None:
+                await self._send_lease(outlet)
                 return
-            if time.monotonic() >= heard + HEARTBEAT_S:
-                await write(_heartbeat())
-                heard = time.monotonic()
-        await write(encode_frame(EndFrame()))
+            if ends or not leads:
+                if not is_whole:
+                    raise NotPrimaryError("the stream ends in the middle of a snapshot")
+                await outlet.live(encode_frame(EndFrame()))
+                return
+            if time.monotonic() >= outlet.live_at + HEARTBEAT_S:
+                await outlet.live(_heartbeat(snapshots.since_ms))
+            await subscription.wait(max(outlet.live_at + HEARTBEAT_S - time.monotonic(), 0.0))
+            names = list(self._wanted(subscription.take()))
 
-    async def _send_lease(self, write: Write) -> None:
+    async def _send_lease(self, outlet: Outlet) -> None:
         assert self._handoff is not None
         lease_id, done = self._handoff
         if done.cancelled():  # whoever asked has withdrawn the lease
             return
-        await write(encode_frame(HandoffFrame(lease_id=lease_id)) + encode_frame(EndFrame()))
+        await outlet.live(encode_frame(HandoffFrame(lease_id=lease_id)) + encode_frame(EndFrame()))
         if not done.cancelled():
             done.set_result(True)
 
@@ -163,12 +178,15 @@ class ReplicationStream:
             ):
                 self.follower.positions[name] = ZERO_POS
 
-    async def _catch_up(self, name: str, write: Write) -> None:
-        """Sends what takes the follower to the position that the database `name` has when this ends."""
-        while True:
+    async def _catch_up(self, name: str, outlet: Outlet, snapshots: Snapshots) -> None:
+        """Sends what takes the follower to the position that the database `name` has when this ends.
+
+        With channels it may end while a snapshot is on its way; the database is looked at again behind it.
+        """
+        while not snapshots.is_under_way(name):
             database = self._feed.positions.get(name)
             if database is None:
-                await write(encode_frame(DropDbFrame(name=name)))
+                await outlet.live(encode_frame(DropDbFrame(name=name)))
                 return
             pos = self.follower.positions.get(name, ZERO_POS)
             if pos.txid == database.txid and pos.checksum != database.checksum and database.txid:
@@ -176,10 +194,15 @@ class ReplicationStream:
             if pos.txid >= database.txid:
                 return
             if pos.txid > 0:
-                await self._send_images(database, pos, write)
+                await self._send_images(database, pos, outlet.live)
                 if self.follower.positions.get(name) != pos:
                     continue  # it got somewhere; the rest is decided anew
-            await self._send_snapshot(database, write)
+            if database.page_n == 0:
+                await self._send_drop(database, outlet.live)
+            elif outlet.has_channels:
+                snapshots.begin(name, partial(self._send_snapshot, database))
+            else:
+                await self._send_snapshot(database, outlet.live)
 
     async def _send_images(self, database: DatabaseInfo, pos: Pos, write: Write) -> None:
         """Sends images from the log, as far as they follow; the follower's position tells how far that was."""
@@ -201,12 +224,12 @@ class ReplicationStream:
         except FormatError as reason:
             logger.warning("%s: a snapshot is sent, for the log is damaged: %s", name, reason)
 
+    async def _send_drop(self, database: DatabaseInfo, write: Write) -> None:
+        await self._send(database.name, write, "ltx:snapshot", framed_drop(database, self._node.status().node_id))
+
     async def _send_snapshot(self, database: DatabaseInfo, write: Write) -> None:
         name = database.name
         take = partial(self._send, name, write, "ltx:snapshot")
-        if database.page_n == 0:
-            await take(framed_drop(database, self._node.status().node_id))
-            return
         started = time.monotonic()
         sent_before = self.follower.sent_bytes
         blocks = framed_snapshot(self._node, name, compress=self._settings.compress)
@@ -241,5 +264,7 @@ class ReplicationStream:
         return log
 
 
-def _heartbeat() -> bytes:
-    return encode_frame(HeartbeatFrame(timestamp_ms=time.time_ns() // 1_000_000))
+def _heartbeat(behind_since_ms: int | None) -> bytes:
+    """Returns a heartbeat of now, or of the time that the follower will be at when it has what is on its way."""
+    now_ms = time.time_ns() // 1_000_000
+    return encode_frame(HeartbeatFrame(timestamp_ms=now_ms if behind_since_ms is None else behind_since_ms))

@@ -13,33 +13,28 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from litefs.errors import FormatError, LinkClosedError, LiteFSError, PeerError, PeerRefusedError
-from litefs.formats.position import Checksum, Pos, Txid
+from litefs.errors import LinkClosedError, LiteFSError, PeerError, PeerRefusedError
 from litefs.formats.stream import (
     DropDbFrame,
     EndFrame,
     Event,
     HandoffFrame,
     HeartbeatFrame,
-    HwmFrame,
-    LtxChunk,
-    LtxEnd,
-    LtxFrame,
     ReadyFrame,
-    StreamDecoder,
     encode_position_map,
 )
+from litefs.formats.stream_channels import LIVE_CHANNEL, VERSION, VERSION_HEADER, ChannelDecoder
 from litefs.link import messages as m
 from litefs.node.caller import Caller
-from litefs.node.image_receiver import ImageReceiver
 from litefs.node.replicas import Replicas
 from litefs.node.stream_client import StreamResponse, post_http1, post_http2
+from litefs.node.stream_intake import StreamIntake
 
 SILENCE_MAX_S = 5.0
 """The primary sends a heartbeat each second."""
@@ -53,7 +48,6 @@ REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.
 REFUSED_DELAY_S = 10.0
 """Pause after such an answer: somebody has to change a configuration first."""
 
-PROGRESS_EVERY_S = 5.0
 LAG_EVERY_S = 0.1
 
 _log = logging.getLogger("litefs.node")
@@ -102,11 +96,9 @@ class Follower:
         """Held while something of the stream is taken in."""
         self._stopping = threading.Event()
         self._connection: socket.socket | None = None
-        self._receiver: ImageReceiver | None = None
+        self._intakes: dict[int, StreamIntake] = {}
         self._complaint = ""
-        self._name = ""
         self._has_progressed = False
-        self._begun = self._said = 0.0
         self._lag_said = 0.0
         self.state = FollowerState()
 
@@ -166,9 +158,9 @@ class Follower:
         self._complaint = reason
 
     def _disconnected(self) -> None:
-        if self._receiver is not None:
-            self._receiver.abort()
-            self._receiver = None
+        for intake in self._intakes.values():
+            intake.abort()
+        self._intakes.clear()
         self._close()
         if self.state.is_connected:
             self.state.is_connected = False
@@ -189,26 +181,44 @@ class Follower:
         self._complaint = ""
         self._replicas.tell(m.SetPrimary(self._hostname or self._host))
         _log.info("following %s:%d", self._host, self._port)
-        decoder = StreamDecoder()
+        if response.headers.get(VERSION_HEADER.lower()) == VERSION:
+            self._take_channels(response)
+        else:
+            self._take_plain(response)
+
+    def _take_plain(self, response: StreamResponse) -> None:
+        intake = self._intake(LIVE_CHANNEL)
         while data := response.read():
             with self._taking:
-                is_ended = self._take_all(decoder.feed(data))
+                is_ended = self._stopping.is_set() or intake.feed(data)
+            if is_ended:
+                return
+        intake.finish()
+
+    def _take_channels(self, response: StreamResponse) -> None:
+        decoder = ChannelDecoder()
+        while data := response.read():
+            with self._taking:
+                is_ended = any(
+                    self._stopping.is_set() or self._intake(channel).feed(part) for channel, part in decoder.feed(data)
+                )
             if is_ended:
                 return
         decoder.finish()
+        for intake in self._intakes.values():
+            intake.finish()
 
-    def _take_all(self, events: Iterable[Event]) -> bool:
-        """Takes what came. Returns whether the stream is at its end, or was stopped."""
-        for event in events:
-            if isinstance(event, EndFrame) or self._stopping.is_set():
-                return True
-            self._take(event)
-        return False
+    def _intake(self, channel: int) -> StreamIntake:
+        intake = self._intakes.get(channel)
+        if intake is None:
+            intake = StreamIntake(self._data_dir, self._replicas, self._take_frame, self._take_image)
+            self._intakes[channel] = intake
+        return intake
 
     def _ask(self) -> StreamResponse:
         """Returns the answer to our positions: of HTTP/1.1, or of HTTP/2 where the primary wants that."""
         body = encode_position_map(self._replicas.positions())
-        headers = self._caller.headers() | {"Content-Type": "application/octet-stream"}
+        headers = self._caller.headers() | {"Content-Type": "application/octet-stream", VERSION_HEADER: VERSION}
         authority = f"{self._host}:{self._port}"
         response = post_http1(self._connect(), authority, headers, body)
         if response.status == HTTPStatus.UPGRADE_REQUIRED:
@@ -229,16 +239,9 @@ class Follower:
             self._connection.close()
             self._connection = None
 
-    def _take(self, event: Event) -> None:
+    def _take_frame(self, event: Event) -> bool:
+        """Takes what is no image. Returns whether the stream is at its end, or was stopped."""
         match event:
-            case LtxChunk():
-                self._take_chunk(event.data)
-            case LtxEnd():
-                self._take_image()
-            case LtxFrame():
-                self._name = event.name
-                self._receiver = ImageReceiver(event.name, self._data_dir, self._replicas.position(event.name))
-                self._begun = self._said = time.monotonic()
             case HeartbeatFrame():
                 self._heard(event.timestamp_ms)
             case ReadyFrame():
@@ -248,8 +251,15 @@ class Follower:
                 _log.info("%s: the primary does not have it; kept", event.name)
             case HandoffFrame():
                 self._on_handed(event.lease_id)
-            case HwmFrame() | EndFrame():
-                pass  # backups are not built yet
+            case EndFrame():
+                return True
+            case _:
+                pass  # HWM: backups are not built yet
+        return self._stopping.is_set()
+
+    def _take_image(self, timestamp_ms: int) -> None:
+        self._has_progressed = True
+        self._heard(max(timestamp_ms, self.state.timestamp_ms))
 
     def _heard(self, timestamp_ms: int) -> None:
         # What waits for an application is not shown yet: this node is as far behind as that.
@@ -259,79 +269,6 @@ class Follower:
         if self.state.is_ready and now - self._lag_said >= LAG_EVERY_S:
             self._lag_said = now
             self._replicas.tell(m.SetLag(timestamp_ms))
-
-    # ---- images ----
-
-    def _take_chunk(self, data: bytes) -> None:
-        receiver = self._receiver
-        if receiver is None:
-            raise PeerError("a chunk outside an image")
-        try:
-            receiver.feed(data)
-        except FormatError as error:
-            raise PeerError(f"{self._name}: {error}") from error
-        if receiver.is_replacement:
-            self._report_progress(receiver)
-
-    def _take_image(self) -> None:
-        receiver, self._receiver = self._receiver, None
-        if receiver is None:
-            raise PeerError("the end of an image that did not begin")
-        try:
-            receiver.finish()
-            if receiver.is_replacement:
-                self._replace(receiver)
-            else:
-                self._append(receiver)
-        except FormatError as error:
-            receiver.abort()
-            raise PeerError(f"{self._name}: {error}") from error
-        except BaseException:
-            receiver.abort()
-            raise
-        self._has_progressed = True
-        self._heard(max(receiver.header.timestamp_ms, self.state.timestamp_ms))
-
-    def _append(self, receiver: ImageReceiver) -> None:
-        message: m.AppendImage | m.AppendSpooledImage
-        if receiver.spool_path is None:
-            message = m.AppendImage(self._name, receiver.encoded())
-        else:
-            message = m.AppendSpooledImage(self._name, str(receiver.spool_path))
-        to = Pos(txid=Txid(receiver.header.max_txid), checksum=Checksum(receiver.post_apply))
-        self._replicas.append(self._name, message, receiver.image(), to)
-        receiver.discard_spool()
-
-    def _replace(self, receiver: ImageReceiver) -> None:
-        header = receiver.header
-        self._replicas.replace(
-            m.PrepareReplacement(
-                name=self._name,
-                txid=header.max_txid,
-                checksum=receiver.post_apply,
-                page_size=header.page_size,
-                page_n=header.commit,
-                timestamp_ms=header.timestamp_ms,
-                incoming=receiver.hand_over(),
-            )
-        )
-        elapsed_s = max(time.monotonic() - self._begun, 1e-3)
-        _log.info(
-            "%s: snapshot at %016x taken over: %d pages, %.1f MB in %.1f s (%.0f MB/s)",
-            self._name,
-            header.max_txid,
-            header.commit,
-            receiver.size / 1e6,
-            elapsed_s,
-            header.commit * header.page_size / elapsed_s / 1e6,
-        )
-
-    def _report_progress(self, receiver: ImageReceiver) -> None:
-        now = time.monotonic()
-        if now - self._said >= PROGRESS_EVERY_S:
-            self._said = now
-            rate = receiver.size / (now - self._begun) / 1e6
-            _log.info("%s: snapshot: %.0f MB received (%.0f MB/s)", self._name, receiver.size / 1e6, rate)
 
 
 def _reason_of(response: StreamResponse) -> str:

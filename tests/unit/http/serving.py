@@ -25,6 +25,7 @@ from litefs.formats.stream import (
     StreamDecoder,
     encode_position_map,
 )
+from litefs.formats.stream_channels import VERSION, VERSION_HEADER, ChannelDecoder
 from litefs.http.listener import listen
 from litefs.http.replication import StreamSettings
 from litefs.http.service import serve
@@ -43,6 +44,8 @@ class Served:
         self.port: int = listener.getsockname()[1]
         self._settings = settings
         self._token = token
+        self.offers_channels = False
+        """Whether followers say that they know channels."""
         self._loop = uvloop.new_event_loop()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, args=(listener,))
@@ -83,8 +86,9 @@ class Served:
         self, positions: Mapping[str, Pos] | None = None, *, query: str = "", node_id: str = "00000000000000AB"
     ) -> "Iterator[Follow]":
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
+        headers = {"Litefs-Id": node_id} | ({VERSION_HEADER: VERSION} if self.offers_channels else {})
         try:
-            connection.request("POST", f"/stream{query}", encode_position_map(positions or {}), {"Litefs-Id": node_id})
+            connection.request("POST", f"/stream{query}", encode_position_map(positions or {}), headers)
             yield Follow(connection.getresponse())
         finally:
             connection.close()
@@ -119,31 +123,45 @@ class Follow:
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self.response = response
-        self._decoder = StreamDecoder()
-        self._events: list[Event] = []
-
-    def event(self) -> Event | None:
-        """Returns the next event, or None at the end of the body, which must come between frames."""
-        while not self._events:
-            data = self.response.read1(1 << 16)
-            if not data:
-                self._decoder.finish()
-                return None
-            self._events = self._decoder.feed(data)
-        return self._events.pop(0)
+        self.has_channels = response.getheader(VERSION_HEADER) == VERSION
+        self._channels = ChannelDecoder()
+        self._decoders: dict[int, StreamDecoder] = {}
+        self._names: dict[int, str] = {}
+        self._parts: dict[int, bytearray] = {}
+        self._frames: list[tuple[int, Frame | Image]] = []
 
     def next(self) -> "Frame | Image | None":
-        """Returns the next frame; an LTX frame with its image, decoded."""
-        event = self.event()
-        if not isinstance(event, LtxFrame):
-            assert not isinstance(event, LtxChunk | LtxEnd)
-            return event
-        parts = bytearray()
-        while isinstance(chunk := self.event(), LtxChunk):
-            parts += chunk.data
-        assert isinstance(chunk, LtxEnd)
-        header, pages, trailer = decode_image(bytes(parts))
-        return Image(event.name, header, dict(pages), trailer.post_apply, bytes(parts))
+        """Returns the next frame, an LTX frame with its image, decoded; None at the end, which must be between two."""
+        arrived = self.next_of()
+        return arrived[1] if arrived is not None else None
+
+    def next_of(self) -> "tuple[int, Frame | Image] | None":
+        """Returns the channel too. Images count when they are complete."""
+        while not self._frames:
+            data = self.response.read1(1 << 16)
+            if not data:
+                self._channels.finish()
+                for decoder in self._decoders.values():
+                    decoder.finish()
+                return None
+            for channel, part in self._channels.feed(data) if self.has_channels else [(0, data)]:
+                decoder = self._decoders.setdefault(channel, StreamDecoder())
+                for event in decoder.feed(part):
+                    self._take(channel, event)
+        return self._frames.pop(0)
+
+    def _take(self, channel: int, event: Event) -> None:
+        if isinstance(event, LtxFrame):
+            self._names[channel], self._parts[channel] = event.name, bytearray()
+        elif isinstance(event, LtxChunk):
+            self._parts[channel] += event.data
+        elif isinstance(event, LtxEnd):
+            data = bytes(self._parts.pop(channel))
+            header, pages, trailer = decode_image(data)
+            image = Image(self._names[channel], header, dict(pages), trailer.post_apply, data)
+            self._frames.append((channel, image))
+        else:
+            self._frames.append((channel, event))
 
     def image(self) -> Image:
         """Returns the next image; heartbeats are skipped."""
@@ -156,8 +174,9 @@ class Follow:
         """Returns the images that come before Ready; the heartbeat behind it is read too."""
         images: list[Image] = []
         while not isinstance(frame := self.next(), ReadyFrame):
-            assert isinstance(frame, Image), frame
-            images.append(frame)
+            if not self.has_channels or not isinstance(frame, HeartbeatFrame):
+                assert isinstance(frame, Image), frame
+                images.append(frame)
         assert isinstance(self.next(), HeartbeatFrame)
         return images
 

@@ -1,0 +1,147 @@
+"""One stream of a primary, taken in: images go to the databases, all other frames to whoever follows.
+
+Strategy: an image is verified whole (`ImageReceiver`) before the log or a replacement gets it. A follower has one
+intake for each channel of its connection; an intake that is dropped in the middle of an image leaves nothing of it.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from litefs.errors import FormatError, PeerError
+from litefs.formats.position import Checksum, Pos, Txid
+from litefs.formats.stream import Event, LtxChunk, LtxEnd, LtxFrame, StreamDecoder
+from litefs.link import messages as m
+from litefs.node.image_receiver import ImageReceiver
+from litefs.node.replicas import Replicas
+
+PROGRESS_EVERY_S = 5.0
+
+_log = logging.getLogger("litefs.node")
+
+
+class StreamIntake:
+    """Takes the bytes of one stream, on the follower's thread."""
+
+    def __init__(
+        self, data_dir: Path, replicas: Replicas, on_frame: Callable[[Event], bool], on_image: Callable[[int], None]
+    ) -> None:
+        """Args: on_frame: gets what is no image, returns whether to stop; on_image: the time stamp of one taken in."""
+        self._data_dir = data_dir
+        self._replicas = replicas
+        self._on_frame = on_frame
+        self._on_image = on_image
+        self._decoder = StreamDecoder()
+        self._receiver: ImageReceiver | None = None
+        self._name = ""
+        self._begun = self._said = 0.0
+
+    def feed(self, data: bytes) -> bool:
+        """Takes the next bytes. Returns whether the follower is to stop here.
+
+        Raises:
+            PeerError, FormatError: the peer broke the protocol.
+            LiteFSError, OSError: an image could not be taken in.
+        """
+        for event in self._decoder.feed(data):
+            match event:
+                case LtxChunk():
+                    self._take_chunk(event.data)
+                case LtxEnd():
+                    self._take_image()
+                case LtxFrame():
+                    self._begin(event.name)
+                case _:
+                    if self._on_frame(event):
+                        return True
+        return False
+
+    def finish(self) -> None:
+        """Says that the stream has ended.
+
+        Raises:
+            FormatError: in the middle of a frame or an image.
+        """
+        self._decoder.finish()
+
+    def abort(self) -> None:
+        """Removes what there is of an image."""
+        if self._receiver is not None:
+            self._receiver.abort()
+            self._receiver = None
+
+    def _begin(self, name: str) -> None:
+        self._name = name
+        self._receiver = ImageReceiver(name, self._data_dir, self._replicas.position(name))
+        self._begun = self._said = time.monotonic()
+
+    def _take_chunk(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None:
+            raise PeerError("a chunk outside an image")
+        try:
+            receiver.feed(data)
+        except FormatError as error:
+            raise PeerError(f"{self._name}: {error}") from error
+        if receiver.is_replacement:
+            self._report_progress(receiver)
+
+    def _take_image(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is None:
+            raise PeerError("the end of an image that did not begin")
+        try:
+            receiver.finish()
+            if receiver.is_replacement:
+                self._replace(receiver)
+            else:
+                self._append(receiver)
+        except FormatError as error:
+            receiver.abort()
+            raise PeerError(f"{self._name}: {error}") from error
+        except BaseException:
+            receiver.abort()
+            raise
+        self._on_image(receiver.header.timestamp_ms)
+
+    def _append(self, receiver: ImageReceiver) -> None:
+        message: m.AppendImage | m.AppendSpooledImage
+        if receiver.spool_path is None:
+            message = m.AppendImage(self._name, receiver.encoded())
+        else:
+            message = m.AppendSpooledImage(self._name, str(receiver.spool_path))
+        to = Pos(txid=Txid(receiver.header.max_txid), checksum=Checksum(receiver.post_apply))
+        self._replicas.append(self._name, message, receiver.image(), to)
+        receiver.discard_spool()
+
+    def _replace(self, receiver: ImageReceiver) -> None:
+        header = receiver.header
+        self._replicas.replace(
+            m.PrepareReplacement(
+                name=self._name,
+                txid=header.max_txid,
+                checksum=receiver.post_apply,
+                page_size=header.page_size,
+                page_n=header.commit,
+                timestamp_ms=header.timestamp_ms,
+                incoming=receiver.hand_over(),
+            )
+        )
+        elapsed_s = max(time.monotonic() - self._begun, 1e-3)
+        _log.info(
+            "%s: snapshot at %016x taken over: %d pages, %.1f MB in %.1f s (%.0f MB/s)",
+            self._name,
+            header.max_txid,
+            header.commit,
+            receiver.size / 1e6,
+            elapsed_s,
+            header.commit * header.page_size / elapsed_s / 1e6,
+        )
+
+    def _report_progress(self, receiver: ImageReceiver) -> None:
+        now = time.monotonic()
+        if now - self._said >= PROGRESS_EVERY_S:
+            self._said = now
+            rate = receiver.size / (now - self._begun) / 1e6
+            _log.info("%s: snapshot: %.0f MB received (%.0f MB/s)", self._name, receiver.size / 1e6, rate)
