@@ -133,7 +133,12 @@ class Operations(Answers):
         inode.served, inode.scratch = served, served.wal.file
 
     def _make(self, kind: Kind, name: str, owner: str, mode: int, ctx: pyfuse3.RequestContext) -> Inode:
-        inode = self.inodes.add(kind, name, mode, ctx.uid, ctx.gid, named=False)
+        uid, gid = ctx.uid, ctx.gid
+        if (kind is not Kind.JOURNAL or not self.store.gate.is_open) and self._is_node(ctx):
+            # Whoever may use the database may use what replication makes beside it; a new one is the directory's.
+            like = self.inodes.by_name.get(owner) or self.inodes.root
+            mode, uid, gid = like.mode & 0o666, like.uid, like.gid
+        inode = self.inodes.add(kind, name, mode, uid, gid, named=False)
         if kind is Kind.SUPER_JOURNAL:
             inode.scratch = self.store.super_journals[name.encode()] = ScratchFile(
                 self.store.disk, self.store.data_dir.path
@@ -141,9 +146,7 @@ class Operations(Answers):
         else:
             inode.served = served = self._served_for_new(kind, owner)
             if kind is Kind.DATABASE:
-                fd = served.database.base.fd
-                os.fchmod(fd, stat.S_IMODE(inode.mode))
-                os.fchown(fd, ctx.uid, ctx.gid)
+                self._keep_attributes(inode, served)
                 self.on_created(served.database)
             elif kind is Kind.JOURNAL:
                 served.journal.create()
@@ -235,6 +238,7 @@ class Operations(Answers):
         if served.database.wal_mode and not self.store.gate.is_open:
             self.make_wal(target, served)
 
+        self._keep_attributes(source, served)
     # ---- open files ----
 
     @guarded

@@ -15,7 +15,8 @@ RUN_BYTES_MAX = 1 << 20
 """One write of the FUSE kernel module carries at most this much (256 pages of 4 KiB)."""
 RUN_BUFFERS_MAX = 1000
 """Below IOV_MAX (1024), the kernel's bound on buffers in one vectored write."""
-FILE_MODE = 0o644
+FILE_MODE = 0o666
+"""Asked for, and seen on a plain directory only: in a mount, what we make takes after the database, or the root."""
 
 Page = tuple[int, bytes | memoryview]
 """(pgno, content)."""
