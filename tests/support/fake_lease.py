@@ -114,7 +114,7 @@ class FakeLease:
             with self._keeper.changed:
                 holder = self._keeper.holder
                 if holder == self._watched and time.monotonic() < deadline:
-                    self._keeper.changed.wait(min(deadline - time.monotonic(), 0.01))
+                    self._keeper.changed.wait(min(deadline - time.monotonic(), 0.05))
                     continue
             self._watched = holder
             return holder

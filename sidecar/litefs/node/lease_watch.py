@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -60,6 +59,10 @@ class Ask:
         self.done.set()
 
 
+class AbandonedError(Exception):
+    """The process ends as it is: whoever waits is to stop doing whatever it does."""
+
+
 class Inbox:
     """What other threads have noticed, for the driver, which alone takes it out."""
 
@@ -74,18 +77,37 @@ class Inbox:
         self.is_abandoned = False
 
     def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Waits for `condition`, a handed lease, or the end. Returns whether it was the condition."""
+        """Waits for `condition`, a handed lease, or an orderly end. Returns whether it was the condition.
+
+        Raises:
+            AbandonedError: the process ends as it is.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: self.is_stopping or self.is_abandoned or bool(self.handed) or condition(),
                 min(timeout_s, threading.TIMEOUT_MAX),
             )
+            self._check()
             return condition()
 
     def pause(self, timeout_s: float) -> None:
-        """Waits, unless the process is to end."""
+        """Waits, unless the process is to end.
+
+        Raises:
+            AbandonedError: it ends as it is.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self.is_stopping or self.is_abandoned, timeout_s)
+            self._check()
+
+    def _check(self) -> None:
+        if self.is_abandoned:
+            raise AbandonedError
+
+    def sleep(self, timeout_s: float) -> None:
+        """Waits, also while the process is to end in good order."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_abandoned, timeout_s)
 
     def see(self, holder: Holder | None) -> None:
         """Notes who holds the lease."""
@@ -172,7 +194,7 @@ class LeaseWatch:
                 holder = self._lease.watch(WATCH_S)
             except LeaseUnavailableError as error:
                 self.note_unavailable(error)
-                time.sleep(self._retry_s)
+                self._inbox.sleep(self._retry_s)
                 continue
             self._note_available()
             self._inbox.see(holder)
@@ -182,8 +204,10 @@ class LeaseWatch:
     def _keep(self) -> None:
         ttl_s = self._lease.ttl_s
         pause_s = min(ttl_s / RENEWALS_PER_TTL, KEEPER_WAKE_MAX_S)
-        while not self._is_ending:
-            time.sleep(pause_s)
+        while True:
+            self._inbox.sleep(pause_s)
+            if self._is_ending:
+                return
             pause_s = min(ttl_s / (RENEWALS_PER_TTL if self._renew() else RETRIES_PER_TTL), KEEPER_WAKE_MAX_S)
 
     def _renew(self) -> bool:

@@ -154,7 +154,7 @@ class Node:
         return self._driver.counters if self._driver is not None else RoleCounters()
 
     def handoff(self, node_id: int) -> None:
-        """Hands the lease to a connected replica, and returns when that one has been sent it.
+        """Hands the lease to a connected replica, and returns when that one has taken it.
 
         Raises:
             HandoffRefusedError: this node is not the primary, or the replica is not connected or did not take it.
@@ -164,7 +164,7 @@ class Node:
         self._driver.hand_off(node_id)
 
     def promote(self) -> None:
-        """Asks the primary to hand the lease to this node; returns when it has sent it. Nothing on a primary.
+        """Asks the primary to hand the lease to this node; returns when it has it. Nothing on a primary.
 
         Raises:
             NotCandidateError: this node can never be primary.

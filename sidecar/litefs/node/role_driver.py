@@ -25,7 +25,7 @@ from litefs.errors import (
 from litefs.lease.lease import Holder, Identity, Lease
 from litefs.node.cluster_id import ClusterId
 from litefs.node.election import SETTLE_S, YIELD_MAX_S, is_fresher_candidate, successor
-from litefs.node.lease_watch import Inbox, LeaseWatch, RoleCounters
+from litefs.node.lease_watch import AbandonedError, Inbox, LeaseWatch, RoleCounters
 from litefs.node.roles import Event, Role, next_role
 
 CATCH_UP_S = 5.0
@@ -162,7 +162,7 @@ class RoleDriver:
         return max(self._lease.primary_until - time.monotonic(), 0.0) if self.role is Role.PRIMARY else 0.0
 
     def hand_off(self, node_id: int) -> None:
-        """Hands the lease to a replica that is connected, and waits until it has been sent.
+        """Hands the lease to a replica that is connected, and waits until that one has taken it.
 
         Raises:
             HandoffRefusedError: it could not be done; this node may still be primary.
@@ -172,7 +172,7 @@ class RoleDriver:
         if node_id not in self._duties.followers():
             raise HandoffRefusedError("cannot handoff: target node is not currently connected")
         outcome = self._inbox.ask_for_handoff(node_id)
-        if not outcome.done.wait(2 * HANDOFF_TIMEOUT_S):
+        if not outcome.done.wait(3 * HANDOFF_TIMEOUT_S):
             raise HandoffRefusedError("cannot handoff: it takes too long")
         if outcome.reason:
             raise HandoffRefusedError(f"cannot handoff: {outcome.reason}")
@@ -184,11 +184,18 @@ class RoleDriver:
     # ---- the driver ----
 
     def _run(self) -> None:
-        while self.role is not Role.STOPPED and not self._inbox.is_abandoned:
+        try:
+            self._play()
+        except (AbandonedError, LinkClosedError):
+            return  # the node ends; the next process takes the lease up
+        self._inbox.abandon()
+
+    def _play(self) -> None:
+        while self.role is not Role.STOPPED:
             try:
                 event = self._actions[self.role]()
-            except LinkClosedError:
-                return  # the node ends; the next process takes the lease up
+            except (AbandonedError, LinkClosedError):
+                raise
             except LeaseLostError as error:
                 _log.error("the lease is lost: %s", error)
                 event = Event.LEASE_LOST
@@ -400,9 +407,10 @@ class RoleDriver:
         try:
             lease_id = self._lease.hand_off()
             if self._duties.send_handoff(target, lease_id, timeout_s):
-                self._await_successor(lease_id, timeout_s)
+                reason = self._await_successor(timeout_s)
             else:
                 reason = "the target node did not take what it was sent"
+            if reason:
                 self._lease.withdraw(lease_id)
         except HandoffRefusedError as error:
             reason = str(error)
@@ -423,8 +431,8 @@ class RoleDriver:
         self.counters.handoffs += 1
         return Event.STOP if is_leaving else Event.HANDED_OFF
 
-    def _await_successor(self, lease_id: str, timeout_s: float) -> None:
-        """Waits until another node has taken the lease; takes it away from a target that does not."""
+    def _await_successor(self, timeout_s: float) -> str:
+        """Waits until another node has taken the lease. Returns "", or why that cannot be waited for any more."""
         own_url = self._candidacy.identity.advertise_url
 
         def has_moved() -> bool:
@@ -434,9 +442,7 @@ class RoleDriver:
         deadline = time.monotonic() + timeout_s
         while not has_moved() and time.monotonic() < deadline:
             self._inbox.wait(has_moved, deadline - time.monotonic())
-        if not has_moved():
-            _log.warning("the target node did not take the lease over: it is free again")
-            self._lease.withdraw(lease_id)
+        return "" if has_moved() else "the target node did not take the lease over in time"
 
     def _step_down(self) -> Event:
         self._close()

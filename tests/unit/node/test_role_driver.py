@@ -1,0 +1,310 @@
+"""Roles as they are played: real threads over a fake keeper, nodes without mounts."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from litefs.errors import HandoffRefusedError
+from litefs.lease.lease import Holder
+from litefs.node import role_driver
+from litefs.node.cluster_id import ClusterId
+from litefs.node.roles import Role
+from tests.unit.node.fake_duties import FakeCluster, FakeNode, eventually
+
+SHORT_TTL_S = 0.4
+
+Make = Callable[..., FakeCluster]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Makes clusters, and ends their threads."""
+    made: list[FakeCluster] = []
+
+    def make_one(names: str, *, ttl_s: float = 10.0) -> FakeCluster:
+        made.append(FakeCluster(tmp_path, names, ttl_s=ttl_s))
+        return made[-1]
+
+    yield make_one
+    for cluster in made:
+        cluster.close()
+
+
+def test_the_first_node_leads_and_the_others_follow(make: Make) -> None:
+    a, b, c = make("abc").start()
+    assert [node.driver.role for node in (a, b, c)] == [Role.PRIMARY, Role.REPLICA, Role.REPLICA]
+    assert (a.driver.is_primary, b.driver.is_primary) == (True, False)
+    holder = b.driver.holder
+    assert holder is not None
+    assert holder.hostname == "a"
+    assert 0 < a.driver.remaining_s <= 10
+    assert b.driver.remaining_s == 0
+
+
+def test_a_node_that_may_not_lead_waits_for_a_primary(make: Make) -> None:
+    cluster = make("")
+    follower = cluster.add("x", may_lead=False).start()
+    eventually(lambda: follower.driver.role is Role.CANDIDATE)
+    leader = cluster.add("a").start()
+    eventually(lambda: follower.following == "a")
+    leader.driver.stop()
+    eventually(lambda: follower.driver.role is Role.CANDIDATE)
+    assert cluster.keeper.holder is None
+
+
+def test_a_handoff_loses_nothing_and_moves_the_lease(make: Make) -> None:
+    a, b, _ = make("abc").start()
+    a.has = 7
+    a.driver.hand_off(ord("b"))
+    eventually(lambda: b.accepts)
+    assert b.has == 7
+    assert not a.accepts
+    eventually(lambda: a.following == "b")
+    assert (a.driver.counters.handoffs, a.driver.counters.demotions, b.driver.counters.promotions) == (1, 1, 1)
+
+
+def test_the_lease_goes_round(make: Make) -> None:
+    cluster = make("abc")
+    nodes = cluster.start()
+    for turn in range(9):
+        before, after = nodes[turn % 3], nodes[(turn + 1) % 3]
+        eventually(lambda before=before, after=after: after.identity.node_id in before.followers())
+        before.driver.hand_off(after.identity.node_id)
+        eventually(lambda after=after: after.accepts)
+    assert cluster.primary() is nodes[0]
+
+
+def test_a_handoff_to_a_node_that_does_not_follow_is_refused_and_changes_nothing(make: Make) -> None:
+    a, b = make("ab").start()
+    a.log.clear()
+    with pytest.raises(HandoffRefusedError, match="not currently connected"):
+        a.driver.hand_off(ord("z"))
+    with pytest.raises(HandoffRefusedError, match="not the primary"):
+        b.driver.hand_off(ord("a"))
+    assert a.accepts
+    assert "closed" not in a.log
+
+
+def test_a_target_that_does_not_take_the_lease_loses_it_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(role_driver, "HANDOFF_TIMEOUT_S", 0.1)
+    cluster = make("ab")
+    a, b = cluster.start()
+    b.takes_handoffs = False
+    with pytest.raises(HandoffRefusedError, match="did not take the lease over"):
+        a.driver.hand_off(ord("b"))
+    eventually(lambda: cluster.primary() is not None)
+
+
+def test_a_node_that_cannot_apply_what_it_has_does_not_lead(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(role_driver, "HANDOFF_TIMEOUT_S", 0.1)
+    cluster = make("ab")
+    a, b = cluster.start()
+    b.stuck_on = "app.db"
+    with pytest.raises(HandoffRefusedError, match="did not take the lease over"):
+        a.driver.hand_off(ord("b"))
+    eventually(lambda: a.accepts)
+    assert Role.PRIMARY not in b.roles
+
+
+def test_a_primary_that_ends_gives_the_lease_to_the_freshest(make: Make) -> None:
+    a, b, c = make("abc").start()
+    a.has, b.has, c.has = 9, 5, 6
+    eventually(lambda: len(FakeCluster.primary(a.cluster).driver._lease.candidates()) == 2)  # type: ignore[union-attr]
+    a.driver.stop()
+    eventually(lambda: c.accepts)
+    assert c.has == 9
+    assert not a.accepts
+    assert a.driver.role is Role.STOPPED
+
+
+def test_a_primary_that_ends_alone_frees_the_lease(make: Make) -> None:
+    cluster = make("a")
+    (a,) = cluster.start()
+    a.driver.stop()
+    assert (a.driver.role, a.accepts, cluster.keeper.holder, cluster.keeper.sessions) == (Role.STOPPED, False, None, {})
+
+
+def test_a_replica_that_ends_is_no_candidate_any_more(make: Make) -> None:
+    cluster = make("ab")
+    a, b = cluster.start()
+    eventually(a.driver._lease.candidates)
+    b.driver.stop()
+    assert ord("b") not in {candidate.node_id for candidate in a.driver._lease.candidates()}
+
+
+@pytest.mark.parametrize("freshest", ["b", "c"])
+def test_the_freshest_candidate_succeeds_a_primary_that_vanished(make: Make, freshest: str) -> None:
+    cluster = make("abc", ttl_s=SHORT_TTL_S)
+    a, b, c = cluster.start()
+    for node in (b, c):
+        node.has = 5 + (node.name == freshest)
+    a.driver.abandon()
+    eventually(lambda: b.accepts or c.accepts)
+    assert cluster.primary() is (b if freshest == "b" else c)
+
+
+def test_a_stale_candidate_waits_for_a_fresher_one_but_not_for_ever(make: Make) -> None:
+    cluster = make("abc", ttl_s=SHORT_TTL_S)
+    a, b, c = cluster.start()
+    b.has, c.has, c.stuck_on = 5, 9, "app.db"
+    a.driver.abandon()
+    eventually(lambda: b.accepts)
+
+
+def test_a_new_process_of_the_primary_goes_on_without_refusing_a_commit(make: Make) -> None:
+    a, _ = make("ab").start()
+    a.driver.abandon()
+    a.log.clear()
+    a.boot().start()
+    eventually(lambda: a.driver.role is Role.PRIMARY)
+    assert a.accepts
+    assert "closed" not in a.log
+
+
+def test_a_new_process_whose_lease_is_gone_refuses_commits_at_once(make: Make) -> None:
+    cluster = make("ab")
+    a, b = cluster.start()
+    a.driver.abandon()
+    cluster.keeper.end(a.memory[0])
+    eventually(lambda: b.accepts)
+    assert a.accepts  # what the process before had promised, in the worst case of a Consul that forgot it
+    a.boot().start()
+    eventually(lambda: not a.accepts)
+    eventually(lambda: a.following == "b")
+
+
+def test_commits_end_before_the_lease_may_be_another_s(make: Make) -> None:
+    cluster = make("ab", ttl_s=SHORT_TTL_S)
+    a, _ = cluster.start()
+    before = a.driver.counters.unavailable
+    cluster.keeper.is_reachable = False
+    cut = time.monotonic()
+    eventually(lambda: not a.accepts)
+    assert time.monotonic() - cut < 10 * SHORT_TTL_S
+    eventually(lambda: a.driver.role is Role.DEMOTING)
+    assert a.until == 0.0
+    assert a.driver.counters.unconfirmed == 1
+    assert a.driver.counters.unavailable > before
+
+
+def test_a_lease_that_is_confirmed_late_is_taken_up_again(make: Make) -> None:
+    cluster = make("a", ttl_s=SHORT_TTL_S)
+    (a,) = cluster.start()
+    cluster.keeper.is_reachable = False
+    eventually(lambda: a.driver.role is Role.DEMOTING)
+    cluster.keeper.is_reachable = True
+    eventually(lambda: a.accepts)
+
+
+def test_a_primary_whose_session_expired_stands_again(make: Make) -> None:
+    cluster = make("a")
+    (a,) = cluster.start()
+    cluster.keeper.end(a.memory[0])
+    eventually(lambda: Role.DEMOTING in a.roles)
+    eventually(lambda: a.accepts)
+    assert a.driver.counters.expired == 1
+
+
+def test_a_stranger_with_the_key_demotes_the_primary(make: Make) -> None:
+    cluster = make("a")
+    (a,) = cluster.start()
+    cluster.keeper.give(Holder(hostname="", advertise_url="", term="stranger"))
+    eventually(lambda: a.driver.role is Role.REPLICA)
+    assert not a.accepts
+    cluster.keeper.give(None)
+    eventually(lambda: a.accepts)
+
+
+def test_a_deleted_key_is_locked_again_by_the_primary(make: Make) -> None:
+    cluster = make("ab")
+    a, _ = cluster.start()
+    cluster.keeper.give(None)
+    eventually(lambda: cluster.keeper.holder is not None)
+    assert cluster.primary() is a
+
+
+def test_a_node_of_another_cluster_never_leads(make: Make, tmp_path: Path) -> None:
+    cluster = make("a")
+    cluster.keeper.cluster_id = "LFSC00000000000000AA"
+    ClusterId(tmp_path / "a").check("LFSC00000000000000BB")
+    node = cluster.nodes[0]
+    node.boot().start()
+    eventually(lambda: node.driver.counters.other_cluster)
+    cluster.keeper.cluster_id = "LFSC00000000000000BB"
+    eventually(lambda: node.accepts)
+
+
+def test_a_node_without_the_cluster_s_data_waits_for_a_primary(make: Make) -> None:
+    cluster = make("")
+    cluster.keeper.cluster_id = "LFSC00000000000000AA"
+    empty = cluster.add("x").start()
+    full = cluster.add("y")
+    ClusterId(full.directory).check("LFSC00000000000000AA")
+    eventually(lambda: empty.driver.role is Role.CANDIDATE)
+    full.boot().start()
+    eventually(lambda: full.accepts)
+    eventually(lambda: empty.following == "y")
+    assert Role.ACQUIRING not in empty.roles
+
+
+def test_nobody_takes_the_lease_of_an_emptied_keeper_before_the_old_primary_s_time_is_up(make: Make) -> None:
+    cluster = make("ab", ttl_s=2.0)
+    a, b = cluster.start()
+    a.driver.abandon()  # it notices nothing any more, and its filesystem process goes by the deadline
+    until = a.until
+    cluster.keeper.empty()
+    eventually(lambda: b.accepts)
+    assert time.monotonic() >= until
+    assert cluster.keeper.cluster_id == ClusterId(b.directory).text
+
+
+def test_the_last_primary_need_not_wait_when_the_keeper_was_emptied(make: Make) -> None:
+    cluster = make("a", ttl_s=60.0)
+    (a,) = cluster.start()
+    a.driver._watch._lease.watch(0.0)
+    cluster.keeper.empty()
+    eventually(lambda: Role.DEMOTING in a.roles)
+    eventually(lambda: a.accepts)
+
+
+def test_two_nodes_never_accept_commits_at_once_whatever_happens(make: Make) -> None:
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")  # shown when the test fails
+    chance = random.Random(seed)
+    cluster = make("abc", ttl_s=SHORT_TTL_S)
+    cluster.start()
+    keeper = cluster.keeper
+    end = time.monotonic() + 6.0
+    led: set[str] = set()
+    while time.monotonic() < end:
+        node: FakeNode = chance.choice(cluster.nodes)
+        accident = chance.choice(["cut", "end", "hand off", "restart", "delete", "nothing", "nothing"])
+        if accident == "cut":
+            keeper.is_reachable = False
+            time.sleep(chance.uniform(0, 2) * SHORT_TTL_S)
+            keeper.is_reachable = True
+        elif accident == "end" and node.memory:
+            # Consul never ends a session by itself before its time; an operator should not either.
+            session = keeper.sessions.get(node.memory[0])
+            if session is not None and not node.accepts:
+                keeper.end(node.memory[0])
+        elif accident == "hand off":
+            try:
+                node.driver.hand_off(chance.choice(cluster.nodes).identity.node_id)
+            except HandoffRefusedError:
+                continue
+        elif accident == "restart":
+            node.driver.abandon()
+            node.boot().start()
+        else:
+            time.sleep(chance.uniform(0, 0.2))
+        for _ in range(20):
+            primary = cluster.primary()  # fails if there are two
+            if primary is not None:
+                led.add(primary.name)
+            time.sleep(0.001)
+    eventually(lambda: cluster.primary() is not None)
+    assert led
