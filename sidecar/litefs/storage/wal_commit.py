@@ -94,9 +94,10 @@ class WalCapture:
 
     def _write_pieces(self, offset: int, data: bytes) -> Steps[None]:
         """The same for what touches the header, committed frames, or more than one frame."""
-        if offset == 0:
-            self._write_header(data)
-            offset, data = WAL_HEADER_SIZE, data[WAL_HEADER_SIZE:]
+        if offset < WAL_HEADER_SIZE:
+            part = data[: WAL_HEADER_SIZE - offset]
+            self._write_header(offset, part)
+            offset, data = offset + len(part), data[len(part) :]
         if not self._frame_size:
             self._write_foreign(offset, data)
             return
@@ -133,14 +134,15 @@ class WalCapture:
 
     # ---- generations ----
 
-    def _write_header(self, data: bytes) -> None:
+    def _write_header(self, offset: int, part: bytes) -> None:
         """A header starts a generation: SQLite has checkpointed all frames of the one before."""
         file = self._file()
-        header = data[:WAL_HEADER_SIZE]
-        if len(header) == WAL_HEADER_SIZE and file.read(0, WAL_HEADER_SIZE) == header:
+        before = file.read(0, WAL_HEADER_SIZE)
+        file.write(offset, part)
+        header = file.read(0, WAL_HEADER_SIZE)
+        if header == before and len(header) == WAL_HEADER_SIZE:
             return
         self._end_generation()
-        file.write(0, header)
         if len(header) < WAL_HEADER_SIZE:
             return
         try:

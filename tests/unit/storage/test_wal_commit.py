@@ -338,6 +338,24 @@ def test_pages_that_the_lost_wal_held_are_carried_by_the_next_image(world: World
     assert replica.content == player.content
 
 
+@pytest.mark.parametrize("spoilt", [0, 1, 12, WAL_HEADER_SIZE - 1])
+@pytest.mark.parametrize("cut", [1, 13, WAL_HEADER_SIZE - 1])
+def test_a_header_may_be_spoilt_at_any_byte_and_come_anew_in_pieces(
+    world: World, player: Player, spoilt: int, cut: int
+) -> None:
+    """By whatever is not SQLite, which reads no frame behind such a header: it sees the database file."""
+    replica = ModelReplica(world.database())
+    begin(player)
+    write(player, at(0), frame(2, 4, page(1)))
+    write(player, spoilt, bytes([HEADER.encode()[spoilt] ^ 1]))
+    header = WalHeader(big_endian=False, page_size=PAGE_SIZE, checkpoint_seq=1, salt1=1, salt2=2).encode()
+    write(player, 0, header[:cut])
+    write(player, cut, header[cut:] + frame(3, 4, page(2)))
+    replica.catch_up()
+    assert replica.pages == [*player.pages[:2], page(2), player.pages[3]]
+    assert world.database().txid == 4
+
+
 def test_a_large_transaction_leaves_the_wal_ready_for_the_next(world: World, player: Player) -> None:
     replica = ModelReplica(world.database())
     for _ in range(2):
