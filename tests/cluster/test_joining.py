@@ -146,7 +146,7 @@ def test_a_replica_with_another_history_takes_the_primarys(branches: Branches) -
 def test_connections_opened_before_another_history_came_fail_and_reopen(branches: Branches) -> None:
     """The primary is away while they are opened, so they have pages, schema and statements of the other branch.
 
-    Without `mmap_size`: a page of a dead database that is read through a mapping has no errno, only SIGBUS.
+    One has mapped the database: a page that is not there has no errno, only SIGBUS.
     """
     cluster, pair = branches.cluster, branches.pair
     pair.primary.stop()
@@ -154,14 +154,16 @@ def test_connections_opened_before_another_history_came_fail_and_reopen(branches
     process = cluster.readers.process()
     idle = cluster.readers.connect(process=process)
     reading = cluster.readers.connect(process=process)
-    for connection in (idle, reading):
+    mapped = cluster.readers.connect(process=process)
+    mapped.sql("PRAGMA mmap_size = 268435456")
+    for connection in (idle, reading, mapped):
         assert connection.sql("SELECT min(body) FROM beta") == [["beta" * 20]]
     reading.sql("BEGIN")
     reading.sql("SELECT count(*) FROM beta")
     pair.primary.start()
     cluster.sync()
     reading.attempt("COMMIT")  # what its transaction had read it may keep until here
-    for connection in (idle, reading):
+    for connection in (idle, reading, mapped):
         assert _fails_for_good(connection), "an old connection must not go on"
     fresh = cluster.readers.connect(process=process)
     assert fresh.sql("SELECT min(body) FROM alpha") == [["alpha" * 20]]

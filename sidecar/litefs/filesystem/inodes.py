@@ -10,6 +10,7 @@ Names are looked up per directory, so that subdirectories can come without a cha
 import os
 import stat
 import time
+from contextlib import ExitStack
 from enum import Enum
 
 import pyfuse3
@@ -59,8 +60,8 @@ class Inode:
     """One file. `served` is the database it belongs to, `scratch` its content if that is scratch."""
 
     __slots__ = (
-        "_entry", "atime_ns", "ctime_ns", "gid", "handle_n", "kind", "lookup_n", "mode", "mtime_ns", "name", "number",
-        "scratch", "served", "uid", "unlinked",
+        "_entry", "atime_ns", "ctime_ns", "gid", "handle_n", "kept", "kind", "lookup_n", "mode", "mtime_ns", "name",
+        "number", "scratch", "served", "uid", "unlinked",
     )  # fmt: skip
 
     def __init__(self, number: int, kind: Kind, name: str, mode: int, uid: int, gid: int) -> None:
@@ -77,11 +78,12 @@ class Inode:
         self.lookup_n = 0
         self.handle_n = 0
         self.unlinked = False
+        self.kept: ExitStack | None = None
         self._entry: pyfuse3.EntryAttributes | None = None
 
     @property
     def is_dead(self) -> bool:
-        """Dropped or replaced, with the database behind it: every access answers ESTALE."""
+        """Dropped or replaced, with the database behind it: every access but reads of its pages answers ESTALE."""
         served = self.served
         if served is None or not served.dead:
             return False
@@ -153,9 +155,14 @@ class InodeTable:
             inode = self._specials[name] = self.add(kind, name, 0o444, os.getuid(), os.getgid(), named=False)
         return inode
 
-    def unname(self, inode: Inode) -> None:
-        """The name is gone; handles may still be open."""
+    def unname(self, inode: Inode, kept: ExitStack | None = None) -> None:
+        """The name is gone; handles may still be open.
+
+        Args:
+            kept: what they need, closed with the last of them.
+        """
         inode.unlinked = True
+        inode.kept = kept
         if self.by_name.get(inode.name) is inode:
             del self.by_name[inode.name]
         self._drop_if_unused(inode)
@@ -174,5 +181,8 @@ class InodeTable:
 
     def _drop_if_unused(self, inode: Inode) -> None:
         named = self.by_name.get(inode.name) is inode or inode.kind is Kind.ROOT or inode.kind in SPECIAL_KINDS
+        if inode.kept is not None and inode.handle_n <= 0:
+            inode.kept.close()
+            inode.kept = None
         if not named and inode.lookup_n <= 0 and inode.handle_n <= 0:
             self.by_number.pop(inode.number, None)

@@ -16,10 +16,12 @@ import os
 import stat
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import pyfuse3
 
 from litefs.filesystem.answers import Answers, guarded
+from litefs.filesystem.handles import Handle
 from litefs.filesystem.inodes import NAME_TIMEOUT_S, SPECIAL_KINDS, TRANSACTION_KINDS, Inode, InodeTable, Kind, absent
 from litefs.filesystem.loads import end_load, let_load_commit
 from litefs.filesystem.loop import Loop
@@ -36,19 +38,6 @@ from litefs.storage.store import Store
 _log = logging.getLogger("litefs.filesystem")
 
 _WRITING = os.O_WRONLY | os.O_RDWR
-
-
-class Handle:
-    """An open file."""
-
-    __slots__ = ("by_sqlite", "content", "inode", "wrote")
-
-    def __init__(self, inode: Inode, flags: int) -> None:
-        """Args: flags: of open(2). SQLite opens databases with O_NOFOLLOW and never for writing only."""
-        self.inode = inode
-        self.by_sqlite = bool(flags & os.O_NOFOLLOW) and (flags & os.O_ACCMODE) != os.O_WRONLY
-        self.content: bytes | None = None
-        self.wrote = False
 
 
 class Operations(Answers):
@@ -214,31 +203,37 @@ class Operations(Answers):
         flags: int,
         ctx: pyfuse3.RequestContext,
     ) -> None:
-        """The flip of a replacement, by the node process. Nobody else may rename."""
+        """The flip of a replacement, by the node process. Nobody else may rename; databases are moved by copying."""
         kind, owner = classify(os.fsdecode(name_old))
         target = os.fsdecode(name_new)
+        if kind is Kind.DATABASE and classify(target)[0] is Kind.DATABASE:
+            # Two logs would have to change in one step. EXDEV makes `mv` copy the file, and remove the old one.
+            raise pyfuse3.FUSEError(errno.EXDEV if self.store.gate.is_open else errno.EACCES)
         source = self.inodes.by_name.get(os.fsdecode(name_old))
         if kind is not Kind.REPLACEMENT or owner != target or source is None or not self._is_node(ctx):
             raise pyfuse3.FUSEError(errno.EPERM)
         old = self.inodes.by_name.get(target)
         before = self.store.databases.get(target)
-        try:
-            served = await self.loop.drive(self.store.flip_replacement(target))
-        finally:
+        with ExitStack() as kept:
             if before is not None:
-                before.is_being_replaced = False
-        if old is not None:
-            self.inodes.unname(old)
+                kept.enter_context(before.database.base.in_use())
+            try:
+                served = await self.loop.drive(self.store.flip_replacement(target))
+            finally:
+                if before is not None:
+                    before.is_being_replaced = False
+            if old is not None:
+                self.inodes.unname(old, kept.pop_all())
         for inode in list(self.inodes.by_number.values()):
             if inode.is_dead and inode.served is before:
                 self.invalidate(inode)
         del self.inodes.by_name[source.name]
         source.become_database(target, served)
+        self._keep_attributes(source, served)
         self.inodes.by_name[target] = source
         if served.database.wal_mode and not self.store.gate.is_open:
             self.make_wal(target, served)
 
-        self._keep_attributes(source, served)
     # ---- open files ----
 
     @guarded
@@ -297,13 +292,16 @@ class Operations(Answers):
 
     def _read(self, handle: Handle, offset: int, size: int) -> bytes:
         inode = handle.inode
-        if inode.is_dead:
+        served = inode.served
+        # The old pages of a replaced database are still there: who maps them would get no errno, only SIGBUS. Whoever
+        # begins a transaction looks at the attributes first, and fails.
+        if inode.is_dead and not (inode.kind is Kind.DATABASE and served is not None and served.is_replaced):
             raise pyfuse3.FUSEError(errno.ESTALE)
         if inode.scratch is not None:
             return inode.scratch.read(offset, size)
         if inode.kind is Kind.DATABASE:
-            assert inode.served is not None
-            return inode.served.read(offset, size)
+            assert served is not None
+            return served.read(offset, size)
         if inode.kind is Kind.POS or handle.content is None:
             handle.content = special_content(inode, self.view)
         return handle.content[offset : offset + size]

@@ -1,0 +1,18 @@
+"""What is remembered from the opening of a file to its closing."""
+
+import os
+
+from litefs.filesystem.inodes import Inode
+
+
+class Handle:
+    """An open file."""
+
+    __slots__ = ("by_sqlite", "content", "inode", "wrote")
+
+    def __init__(self, inode: Inode, flags: int) -> None:
+        """Args: flags: of open(2). SQLite opens databases with O_NOFOLLOW and never for writing only."""
+        self.inode = inode
+        self.by_sqlite = bool(flags & os.O_NOFOLLOW) and (flags & os.O_ACCMODE) != os.O_WRONLY
+        self.content: bytes | None = None
+        self.wrote = False
