@@ -67,6 +67,25 @@ def test_a_database_dropped_while_open_does_not_touch_its_successor(judge: Judge
     judge.compare(scenario)
 
 
+@pytest.mark.parametrize("over", [False, True], ids=["to a new name", "over another"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_database_is_moved_by_mv(judge: Judge, mode: str, over: bool) -> None:
+    """There is no rename: `mv` copies and removes. Replicas see a new state and a drop."""
+
+    def scenario(session: Session) -> None:
+        _filled(session, mode).close()
+        if over:
+            _filled(session, "DELETE", rows=3, name="target").close()
+        session.run("mv", session.path(), session.path("target"))
+        assert not session.exists("db")
+        session.forget("db")
+        moved = session.connect("target")
+        moved.sql("SELECT count(*), sum(id) FROM t")
+        moved.sql("INSERT INTO t VALUES (9999, 'x')")
+
+    judge.compare(scenario)
+
+
 @pytest.mark.parametrize("page_size", [512, 8192])
 def test_a_database_is_made_again_with_another_page_size(judge: Judge, page_size: int) -> None:
     def scenario(session: Session) -> None:

@@ -340,8 +340,12 @@ def test_nobody_else_renames_anything(mount: FuselessMount) -> None:
     mount.commit("a.db", fh, 1)
     assert mount.errno(replace(mount, "a.db", 9, context(os.getppid()))) == errno.EPERM
     rename = mount.operations.rename
-    for source, target in ((b"a.db", b"b.db"), ((REPLACEMENT_PREFIX + "a.db").encode(), b"b.db")):
+    waiting = (REPLACEMENT_PREFIX + "a.db").encode()
+    for source, target in ((b"a.db", b"b.db-wal"), (b"a.db-wal", b"b.db-wal"), (waiting, b"b.db"), (b"a.db", b".lag")):
         assert mount.errno(rename(ROOT, source, ROOT, target, 0, NODE)) == errno.EPERM
+    assert mount.errno(rename(ROOT, b"a.db", ROOT, b"b.db", 0, context())) == errno.EXDEV
+    mount.become_replica()
+    assert mount.errno(rename(ROOT, b"a.db", ROOT, b"b.db", 0, context())) == errno.EACCES
     assert mount.content() == b"".join(pages(1))
 
 
