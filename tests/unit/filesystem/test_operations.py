@@ -171,7 +171,6 @@ def test_the_node_process_is_known_by_its_threads(mount: FuselessMount) -> None:
 
 def assert_dead(mount: FuselessMount, fh: int, number: int) -> None:
     operations = mount.operations
-    assert mount.errno(operations.read(fh, 0, 10)) == errno.ESTALE
     assert mount.errno(operations.write(fh, 0, b"x")) == errno.ESTALE
     assert mount.errno(operations.getattr(number, context())) == errno.ESTALE
     assert mount.errno(operations.open(number, SQLITE, context())) == errno.ESTALE
@@ -188,6 +187,7 @@ def test_a_dropped_database_is_a_dead_inode(mount: FuselessMount) -> None:
     assert (mount.position(), mount.database("a.db").page_n) == (2, 0)
     assert mount.invalidated == [inode]
     assert mount.lookup("a.db").st_ino == 0
+    assert mount.errno(mount.operations.read(fh, 0, 10)) == errno.ESTALE
     assert_dead(mount, fh, inode.number)
 
 
@@ -329,7 +329,10 @@ def test_a_replacement_is_flipped_in_by_the_rename_of_the_node_process(mount: Fu
     assert REPLACEMENT_PREFIX + "a.db" not in mount.inodes.by_name
     assert mount.content() == b"".join(pages(9))
     assert mount.position() == 2
+    assert mount.do(mount.operations.read(fh, 0, 1 << 20)) == b"".join(pages(1)), "a mapping of it must not die"
+    assert old.kept is not None
     assert_dead(mount, fh, old.number)
+    assert old.kept is None, "the old file stays open as long as its handles"
     fh = mount.open("a.db")
     mount.commit("a.db", fh, 10)
     assert mount.content() == b"".join(pages(10))
