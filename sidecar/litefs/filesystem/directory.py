@@ -1,0 +1,298 @@
+"""The names of the mount: finding, making, removing, replacing and listing files, and what requests for files share.
+
+Strategy: there is one directory. A name tells what a file is (`names`); databases show when storage says that they
+exist, everything else when it has an inode under its name.
+"""
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import pyfuse3
+
+from litefs.filesystem.answers import Answers, guarded
+from litefs.filesystem.handles import Handle
+from litefs.filesystem.inodes import NAME_TIMEOUT_S, SPECIAL_KINDS, TRANSACTION_KINDS, Inode, InodeTable, Kind, absent
+from litefs.filesystem.loads import end_load, let_load_commit
+from litefs.filesystem.loop import Loop
+from litefs.filesystem.names import classify
+from litefs.filesystem.special_files import ClusterView, special_content
+from litefs.formats.database_name import NAME_BYTES_MAX
+from litefs.storage.database import Database
+from litefs.storage.scratch import ScratchFile
+from litefs.storage.served import ServedDatabase
+from litefs.storage.store import Store
+
+_log = logging.getLogger("litefs.filesystem")
+
+
+class Directory(Answers):
+    """The root directory. `Operations` adds the requests for files that are open, or known by their inode."""
+
+    def __init__(self, store: Store, inodes: InodeTable, loop: Loop, view: ClusterView) -> None:
+        """Args: store: recovered; inodes: with every database in it."""
+        super().__init__(store.data_dir.path)
+        self.store = store
+        self.inodes = inodes
+        self.loop = loop
+        self.view = view
+        self.node_pid = 0
+        self.on_shm_created: Callable[[str], None] = lambda name: None
+        self.on_created: Callable[[Database], None] = lambda database: None
+        self.invalidate: Callable[[Inode], None] = lambda inode: None
+        self._handles: dict[int, Handle] = {}
+        self._next_handle = 1
+
+    # ---- names ----
+
+    @guarded
+    async def lookup(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Finds a name; an absent one is remembered by the kernel unless the server itself may make it."""
+        inode = self._find(os.fsdecode(name))
+        if inode is None:
+            kind, _ = classify(os.fsdecode(name))
+            return absent(0.0 if kind in SPECIAL_KINDS or kind is Kind.REPLACEMENT else NAME_TIMEOUT_S)
+        inode.lookup_n += 1
+        return inode.entry(self._size(inode))
+
+    def _find(self, name: str) -> Inode | None:
+        inode = self.inodes.by_name.get(name)
+        if inode is not None:
+            return inode
+        kind, owner = classify(name)
+        if kind in (Kind.POS, Kind.LOCK):
+            served = self.store.database(owner)
+            if served is None:
+                return None
+            inode = self.inodes.special(kind, name)
+            inode.served = served
+            return inode
+        if kind is Kind.LAG or (kind is Kind.PRIMARY and self.view.primary):
+            return self.inodes.special(kind, name)
+        return None
+
+    @guarded
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        """Makes and opens a file. For a rollback journal: a transaction may begin, if this node may commit."""
+        text = self._checked_name(name)
+        kind, owner = classify(text)
+        if kind in SPECIAL_KINDS or kind is Kind.REPLACEMENT:
+            raise pyfuse3.FUSEError(errno.EACCES)
+        if len(owner.encode()) > NAME_BYTES_MAX:
+            raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
+        if kind is not Kind.SHM and not self.store.gate.is_open and not self._is_node(ctx):
+            # A WAL that came with a new state lies behind the kernel's memory that there was none. EEXIST ends
+            # that memory, and SQLite tries again, for reading.
+            raise pyfuse3.FUSEError(errno.EEXIST if text in self.inodes.by_name else errno.EACCES)
+        beside = self.store.databases.get(owner)
+        if beside is not None and beside.is_being_replaced and kind in TRANSACTION_KINDS and not self._is_node(ctx):
+            raise pyfuse3.FUSEError(errno.EBUSY)
+        await let_load_commit(self.loop, beside)
+        inode = self.inodes.by_name.get(text)
+        if inode is None:
+            inode = self._make(kind, text, owner, mode & ~ctx.umask, ctx)
+        self.loop.spin()
+        return self._open_handle(inode, flags), self._entry_with_lookup(inode)
+
+    def make_wal(self, name: str, served: ServedDatabase) -> None:
+        """Makes an empty WAL beside a database, with the database's mode and owner."""
+        database = self.inodes.by_name[name]
+        inode = self.inodes.add(Kind.WAL, name + "-wal", database.mode, database.uid, database.gid)
+        served.wal.create()
+        inode.served, inode.scratch = served, served.wal.file
+
+    def _make(self, kind: Kind, name: str, owner: str, mode: int, ctx: pyfuse3.RequestContext) -> Inode:
+        uid, gid = ctx.uid, ctx.gid
+        if (kind is not Kind.JOURNAL or not self.store.gate.is_open) and self._is_node(ctx):
+            # Whoever may use the database may use what replication makes beside it; a new one is the directory's.
+            like = self.inodes.by_name.get(owner) or self.inodes.root
+            mode, uid, gid = like.mode & 0o666, like.uid, like.gid
+        inode = self.inodes.add(kind, name, mode, uid, gid, named=False)
+        if kind is Kind.SUPER_JOURNAL:
+            inode.scratch = self.store.super_journals[name.encode()] = ScratchFile(
+                self.store.disk, self.store.data_dir.path
+            )
+        else:
+            inode.served = served = self._served_for_new(kind, owner)
+            if kind is Kind.DATABASE:
+                self._keep_attributes(inode, served)
+                self.on_created(served.database)
+            elif kind is Kind.JOURNAL:
+                served.journal.create()
+                inode.scratch = served.journal.file
+            elif kind is Kind.WAL:
+                served.wal.create()
+                inode.scratch = served.wal.file
+            else:
+                inode.scratch = served.shm = ScratchFile(self.store.disk, served.database.directory)
+                self.on_shm_created(owner)
+        self.inodes.by_name[name] = inode
+        return inode
+
+    def _served_for_new(self, kind: Kind, owner: str) -> ServedDatabase:
+        """Returns the database that a new file belongs to; one without a database file is made, not showing."""
+        served = self.store.databases.get(owner)
+        if kind is Kind.DATABASE:
+            served = self.store.create(owner)
+            for suffix in ("-journal", "-wal", "-shm"):
+                beside = self.inodes.by_name.get(owner + suffix)
+                if beside is not None:
+                    beside.served = served
+        elif served is None or served.dead:
+            served = self.store.create(owner, shows=False)
+        return served
+
+    @guarded
+    async def unlink(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """Removes a file: of a journal the commit, of a database its drop."""
+        text = os.fsdecode(name)
+        inode = self.inodes.by_name.get(text)
+        if inode is None:
+            raise pyfuse3.FUSEError(errno.EACCES if self._find(text) else errno.ENOENT)
+        served = inode.served
+        self.loop.spin()
+        if inode.kind is Kind.SUPER_JOURNAL:
+            await self.loop.drive(self.store.unlink_super_journal(text.encode()))
+        elif served is None:
+            raise pyfuse3.FUSEError(errno.EACCES)
+        elif inode.kind is Kind.JOURNAL:
+            if inode.scratch is served.journal.file:
+                forget = served.is_being_replaced and self._is_node(ctx)
+                await self.loop.drive(served.journal.abandon() if forget else served.journal.unlink())
+        elif inode.kind is Kind.WAL:
+            if not self.store.gate.is_open and not self._is_node(ctx):
+                raise pyfuse3.FUSEError(errno.EACCES)
+            served.wal.unlink()
+        elif inode.kind is Kind.SHM:
+            if not self.store.gate.is_open and not self._is_node(ctx):
+                raise pyfuse3.FUSEError(errno.EACCES)
+            served.shm = None
+        else:
+            await end_load(self.loop, served)
+            await self.loop.drive(self.store.drop(text))
+            self.invalidate(inode)
+        self.inodes.unname(inode)
+
+    @guarded
+    async def rename(
+        self,
+        parent_old: int,
+        name_old: bytes,
+        parent_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        """The flip of a replacement, by the node process. Nobody else may rename; databases are moved by copying."""
+        kind, owner = classify(os.fsdecode(name_old))
+        target = os.fsdecode(name_new)
+        if kind is Kind.DATABASE and classify(target)[0] is Kind.DATABASE:
+            # Two logs would have to change in one step. EXDEV makes `mv` copy the file, and remove the old one.
+            raise pyfuse3.FUSEError(errno.EXDEV if self.store.gate.is_open else errno.EACCES)
+        source = self.inodes.by_name.get(os.fsdecode(name_old))
+        if kind is not Kind.REPLACEMENT or owner != target or source is None or not self._is_node(ctx):
+            raise pyfuse3.FUSEError(errno.EPERM)
+        old = self.inodes.by_name.get(target)
+        before = self.store.databases.get(target)
+        with ExitStack() as kept:
+            if before is not None:
+                kept.enter_context(before.database.base.in_use())
+            try:
+                served = await self.loop.drive(self.store.flip_replacement(target))
+            finally:
+                if before is not None:
+                    before.is_being_replaced = False
+            if old is not None:
+                self.inodes.unname(old, kept.pop_all())
+        for inode in list(self.inodes.by_number.values()):
+            if inode.is_dead and inode.served is before:
+                self.invalidate(inode)
+        del self.inodes.by_name[source.name]
+        source.become_database(target, served)
+        self._keep_attributes(source, served)
+        self.inodes.by_name[target] = source
+        if served.database.wal_mode and not self.store.gate.is_open:
+            self.make_wal(target, served)
+
+    # ---- directories ----
+
+    @guarded
+    async def opendir(self, number: int, ctx: pyfuse3.RequestContext) -> int:
+        """Opens the root."""
+        return pyfuse3.FileHandleT(0)
+
+    @guarded
+    async def readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
+        """Lists `.lag`, `.primary`, then each database with its position and the files beside it."""
+        names = [".lag", *([".primary"] if self.view.primary else [])]
+        for name in self.store.names():
+            names.append(name)
+            names.append(name + "-pos")
+        listed = set(names)
+        names += sorted(
+            name
+            for name, inode in self.inodes.by_name.items()
+            if name not in listed and inode.kind is not Kind.REPLACEMENT
+        )
+        for index, name in enumerate(names[start:], start + 1):
+            inode = self._find(name)
+            if inode is None:
+                continue
+            if not pyfuse3.readdir_reply(token, os.fsencode(name), inode.entry(self._size(inode)), index):
+                return
+            inode.lookup_n += 1
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """The kernel gives back references to inodes."""
+        for number, lookup_n in inode_list:
+            self.inodes.forget(number, lookup_n)
+
+    # ---- what requests for files share ----
+
+    def _open_handle(self, inode: Inode, flags: int) -> pyfuse3.FileInfo:
+        fh = self._next_handle
+        self._next_handle += 1
+        self._handles[fh] = Handle(inode, flags)
+        inode.handle_n += 1
+        special = inode.kind in SPECIAL_KINDS
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), keep_cache=not special, direct_io=special)
+
+    def _keep_attributes(self, inode: Inode, served: ServedDatabase) -> None:
+        fd = served.database.base.fd
+        os.fchmod(fd, stat.S_IMODE(inode.mode))
+        os.fchown(fd, inode.uid, inode.gid)
+        os.utime(fd, ns=(inode.atime_ns, inode.mtime_ns))
+
+    def _size(self, inode: Inode) -> int:
+        if inode.kind is Kind.DATABASE:
+            assert inode.served is not None
+            return inode.served.size
+        if inode.scratch is not None:
+            return inode.scratch.size
+        return len(special_content(inode, self.view)) if inode.kind in SPECIAL_KINDS else 0
+
+    def _inode(self, number: int) -> Inode:
+        inode = self.inodes.by_number.get(number)
+        if inode is None:
+            raise pyfuse3.FUSEError(errno.ESTALE)
+        return inode
+
+    def _entry_with_lookup(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        inode.lookup_n += 1
+        return inode.entry(self._size(inode))
+
+    def _checked_name(self, name: bytes) -> str:
+        try:
+            return name.decode()
+        except UnicodeDecodeError:
+            _log.warning("%r: names must be UTF-8, for they travel between nodes", name)
+            raise pyfuse3.FUSEError(errno.EILSEQ) from None
+
+    def _is_node(self, ctx: pyfuse3.RequestContext) -> bool:
+        """The request comes from a thread of the node process. `ctx.pid` is a thread id; 0: another pid namespace."""
+        return bool(self.node_pid and ctx.pid and os.path.exists(f"/proc/{self.node_pid}/task/{ctx.pid}"))
