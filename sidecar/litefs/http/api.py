@@ -56,6 +56,10 @@ from litefs.http.snapshot_images import open_export
 from litefs.http.status import info_document, status_document
 from litefs.http.status_table import status_of
 
+FOLLOWER_DEADLINE_S = 5.0
+"""A replica that takes or acknowledges nothing for so long is dead, or as good as that: it may call again, and goes on
+where it stopped. As long as a replica waits for a sign of its primary."""
+
 POSITION_MAP_BYTES_MAX = 4 << 20
 """About 100,000 databases with names of ordinary length."""
 
@@ -153,7 +157,9 @@ class NodeApi:
         )
         logger.info("replica %s at %s follows with %d databases", follower.node_id, follower.address, len(positions))
         return ProducedResponse(
-            partial(self._streams.run, stream), headers={VERSION_HEADER: VERSION} if has_channels else None
+            partial(self._streams.run, stream),
+            headers={VERSION_HEADER: VERSION} if has_channels else None,
+            deadline_s=FOLLOWER_DEADLINE_S,
         )
 
     async def _leads_soon(self) -> bool:
