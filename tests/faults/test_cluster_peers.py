@@ -18,6 +18,7 @@ from litefs.formats.position import ZERO_POS, Pos, Txid
 from litefs.formats.stream import (
     CHUNK_TERMINATOR,
     DropDbFrame,
+    EndFrame,
     Frame,
     HeartbeatFrame,
     HwmFrame,
@@ -26,6 +27,7 @@ from litefs.formats.stream import (
     encode_chunks,
     encode_frame,
 )
+from litefs.formats.stream_channels import CHANNEL_MAX, LIVE_CHANNEL, VERSION, VERSION_HEADER, encode_piece
 from tests.support.cluster import await_true
 from tests.support.fake_primary import (
     CLUSTER_ID,
@@ -258,7 +260,36 @@ NAMES = [
     b"\xed\xa0\x80",  # half a surrogate pair
 ]
 
+
+def on_channels(make: Callable[[Author], Iterable[tuple[int, bytes]]]) -> Callable[[Author], Script]:
+    """Makes a script whose connection carries channels, with the pieces that `make` returns."""
+    head = HEAD[:-2] + f"{VERSION_HEADER}: {VERSION}\r\n\r\n".encode()
+    return lambda author: (
+        lambda positions: [head + chunk(b"".join(encode_piece(channel, data) for channel, data in make(author)))]
+    )
+
+
+CHANNELS: dict[str, Callable[[Author], Iterable[tuple[int, bytes]]]] = {
+    "a channel that is too high": lambda author: [(CHANNEL_MAX + 1, encode_frame(ReadyFrame()))],
+    "half a snapshot on every channel": lambda author: [
+        (channel, half(frame_of(author.snapshot(flags=0)))) for channel in range(CHANNEL_MAX + 1)
+    ],
+    "a snapshot in pieces, one of which is missing": lambda author: [
+        (channel, frame_of(author.snapshot(flags=0))[at : at + 40])
+        for at in range(0, 4000, 40)
+        for channel in (3, 4)
+        if (at, channel) != (2000, 3) and at < 3960
+    ],
+    "an end in the middle of an image": lambda author: [
+        (5, half(frame_of(author.snapshot()))),
+        (LIVE_CHANNEL, encode_frame(EndFrame())),
+    ],
+}
 SCRIPTS: dict[str, Callable[[Author], Script]] = {
+    **{name: on_channels(make) for name, make in CHANNELS.items()},
+    "a piece longer than the connection": lambda author: always(
+        HEAD[:-2] + f"{VERSION_HEADER}: {VERSION}\r\n\r\n".encode() + chunk(struct.pack(">II", 1, 0xFFFFFFFF) + b"x")
+    ),
     **{name: streamed(make) for name, make in STREAMS.items()},
     **{name: lambda author, data=data: always(data) for name, data in ANSWERS.items()},  # type: ignore[misc]
 }
