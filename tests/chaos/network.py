@@ -34,7 +34,8 @@ class Network:
     def _make(self) -> None:
         _ip("netns", "add", self.bridge)
         _ip("-n", self.bridge, "link", "set", "lo", "up")
-        _ip("-n", self.bridge, "link", "add", "bridge", "type", "bridge")
+        # An address of its own: else it is that of a port, changes when the port goes, and nobody reaches us for a while.
+        _ip("-n", self.bridge, "link", "add", "name", "bridge", "address", "02:00:00:00:00:fe", "type", "bridge")
         _ip("-n", self.bridge, "addr", "add", f"{_NETWORK}.254/24", "dev", "bridge")
         _ip("-n", self.bridge, "link", "set", "bridge", "up")
         for name in self._names:
