@@ -8,6 +8,7 @@ import errno
 import functools
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import pyfuse3
 
 from litefs.errors import DiskLostError
-from litefs.filesystem.errno_table import errno_of
+from litefs.filesystem.errno_table import errno_of, reason_of
 
 T = TypeVar("T")
 _log = logging.getLogger("litefs.filesystem")
@@ -45,6 +46,8 @@ class Answers(pyfuse3.Operations):
         """Args: data_path: its space is the mount's."""
         super().__init__()
         self._data_path = data_path
+        self.refused_n: Counter[str] = Counter()
+        """Requests that were refused, by reason."""
         self.stop_at_once: Callable[[Exception], None] = lambda error: None
 
     def answer_to(self, error: Exception, operation: str) -> pyfuse3.FUSEError:
@@ -54,6 +57,8 @@ class Answers(pyfuse3.Operations):
         if isinstance(error, DiskLostError):
             self.stop_at_once(error)
         number = errno_of(error)
+        if reason := reason_of(error):
+            self.refused_n[reason] += 1
         if number is None:
             _log.error("%s failed", operation, exc_info=error)
         else:

@@ -20,6 +20,19 @@ PASSED_ON = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EEXIST, e
 """errno values of the data directory's own calls that mean the same to the application."""
 
 
+def reason_of(error: BaseException) -> str:
+    """Returns what metrics call the reason for which a request was refused; "" where it is no refusal."""
+    if isinstance(error, NotPrimaryError):
+        return "not-primary"
+    if isinstance(error, UncapturedWriteError):
+        return "not-captured"
+    if isinstance(error, CommitRefusedError):
+        return "refused"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk-full"
+    return "disk" if isinstance(error, OSError | StorageError) else ""
+
+
 def errno_of(error: BaseException) -> int | None:
     """Returns the errno to answer, or None if the table does not know the exception."""
     for known in type(error).__mro__:

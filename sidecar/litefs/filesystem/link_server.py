@@ -22,6 +22,7 @@ from litefs.link import messages as m
 from litefs.link.channel import MessageDecoder, encode
 from litefs.storage import replacement
 from litefs.storage.database import Database
+from litefs.storage.divergence import place_for_old_state
 from litefs.storage.followed import append_image, append_spooled
 from litefs.storage.incoming import discard_incoming
 from litefs.storage.state import DatabaseState
@@ -176,9 +177,18 @@ class LinkServer:
                 return self._open_snapshot(name)
             case m.CloseSnapshot(snapshot_id):
                 self._close_snapshot(snapshot_id)
+            case m.AskCounters():
+                return self._counters()
             case m.PrepareReplacement():
                 return await self._prepare_replacement(request)
         return None
+
+    def _counters(self) -> m.Counters:
+        latencies = {name: served.database.commit_latency for name, served in self._store.databases.items()}
+        return m.Counters(
+            refused_n=dict(self._operations.refused_n),
+            commit_latencies={name: (latency.counts, latency.sum_s) for name, latency in latencies.items()},
+        )
 
     def _seen(self, name: str) -> None:
         told = self._told.pop(name, None)
@@ -246,9 +256,23 @@ class LinkServer:
             incoming=request.incoming,
         )
         directory = self._store.directory(name)
-        disk = self._store.disk
+        disk, data_dir = self._store.disk, self._store.data_dir
+
+        def prepare() -> None:
+            aside = ""
+            if request.keeps_diverged:
+                aside = place_for_old_state(
+                    disk,
+                    data_dir.path,
+                    directory,
+                    new_txid=state.base_txid,
+                    last_txid=state.after_txid,
+                    node_id=data_dir.node_id,
+                )
+            replacement.prepare_replacement(disk, directory, msgspec.structs.replace(state, aside=aside))
+
         try:
-            await self._loop.offload(lambda: replacement.prepare_replacement(disk, directory, state))
+            await self._loop.offload(prepare)
         except OSError:
             discard_incoming(disk, directory, request.incoming)
             raise

@@ -45,13 +45,17 @@ async def whole_body(request: Request, bytes_max: int) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length) > bytes_max:
         raise OversizeError(f"body of {length} bytes, at most {bytes_max} are allowed")
-    body = bytearray()
     try:
         async with asyncio.timeout(WHOLE_BODY_DEADLINE_S):
-            async for chunk in body_chunks(request):
-                body += chunk
-                if len(body) > bytes_max:
-                    raise OversizeError(f"body of more than {bytes_max} bytes")
+            return await _joined(request, bytes_max)
     except TimeoutError:
         raise SlowPeerError(f"the body was not there within {WHOLE_BODY_DEADLINE_S} s") from None
+
+
+async def _joined(request: Request, bytes_max: int) -> bytes:
+    body = bytearray()
+    async for chunk in body_chunks(request):
+        body += chunk
+        if len(body) > bytes_max:
+            raise OversizeError(f"body of more than {bytes_max} bytes")
     return bytes(body)

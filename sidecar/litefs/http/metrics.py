@@ -1,16 +1,10 @@
 """What `GET /metrics` reports, under LiteFS's names where it has one, under ours beside them.
 
-Strategy: nothing is counted twice. A scrape reads the feed, the followers and the node, and turns them into
-samples; between scrapes monitoring costs nothing.
+Strategy: nothing is counted twice. A scrape reads the feed, the followers and the node, asks the filesystem process
+for what that has counted, and turns all of it into samples; between scrapes monitoring costs next to nothing.
+docs/metrics.md lists them; a test holds the list against this module.
 
-    ours                                meaning
-    litefs_db_pages                     size of a database in pages
-    litefs_db_pending_txn_count         transactions in the log of a replica that wait to be applied
-    litefs_follower_behind_txn_count    transactions not yet sent to a follower
-    litefs_follower_sent_bytes          bytes of the stream sent to a follower
-    litefs_ready                        1 once the node is primary or has caught up
-
-Counts of writes per kind of file belong to the filesystem process and are not here yet.
+LiteFS's counts of writes per kind of file are not reported: requests do not mean here what they mean there.
 
 Source: LiteFS 0.5.14, GET /metrics.
 """
@@ -19,15 +13,22 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
+from itertools import accumulate
+from math import isfinite
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from litefs.errors import LinkClosedError
 from litefs.http.feed import CommitFeed
 from litefs.http.followers import Followers
 from litefs.http.node_view import NodeView
+from litefs.link.messages import AskCounters, Counters
+from litefs.node.roles import Role
+from litefs.storage.latency import BOUNDS_S
 from litefs.storage.log_format import segment_txid
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,11 +45,23 @@ class Metrics:
     def __init__(self, node: NodeView, feed: CommitFeed, followers: Followers) -> None:
         """Args: followers: the streams that are served."""
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_NodeCollector(node, feed, followers))
+        self._node = node
+        self._collector = _NodeCollector(node, feed, followers)
+        self._registry.register(self._collector)
         ProcessCollector(registry=self._registry)
 
-    def exposition(self) -> bytes:
-        """Returns all samples in Prometheus's text format 0.0.4."""
+    def ask(self) -> Counters | None:
+        """Returns what the filesystem process has counted, waiting for it; None if it is gone."""
+        try:
+            counters = self._node.call(AskCounters())
+        except LinkClosedError:
+            return None  # and this process ends, too
+        assert isinstance(counters, Counters), counters
+        return counters
+
+    def exposition(self, counters: Counters | None) -> bytes:
+        """Returns all samples in Prometheus's text format 0.0.4, those of `counters` among them."""
+        self._collector.counters = counters
         # The library ends counters in `_total`; LiteFS's names, and dashboards made for them, do not.
         return _OUR_COUNTER_HEADS.sub(rb"\1 ", generate_latest(self._registry))
 
@@ -58,12 +71,14 @@ class _NodeCollector(Collector):
         self._node = node
         self._feed = feed
         self._followers = followers
+        self.counters: Counters | None = None
 
     def collect(self) -> Iterator[Metric]:
         """Yields all metrics of the node, its databases and its followers."""
         yield from self._of_node()
         yield from self._of_databases()
         yield from self._of_followers()
+        yield from self._of_filesystem()
 
     def _of_node(self) -> Iterator[Metric]:
         status = self._node.status()
@@ -73,20 +88,56 @@ class _NodeCollector(Collector):
         yield _value("litefs_subscriber_count", "Number of connected subscribers", self._feed.subscriber_n)
         if status.lag_ms is not None:
             yield _value("litefs_lag_seconds", "Lag behind the primary node, in seconds", status.lag_ms / 1000)
+        role = Metric("litefs_role", "The node's role: 1 for the one that it plays.", "gauge")
+        for known in Role:
+            role.add_sample("litefs_role", {"role": known.value}, float(known.value == status.role))
+        yield role
+        if isfinite(status.lease_remaining_s):
+            text = "Time for which commits go on if the lease is not renewed, in seconds."
+            yield _value("litefs_lease_remaining_seconds", text, status.lease_remaining_s)
+        events = Metric("litefs_lease_event_count", "What happened to role and lease.", "counter")
+        for name, count in asdict(self._node.counters()).items():
+            events.add_sample("litefs_lease_event_count", {"event": name.replace("_", "-")}, count)
+        yield events
+
+    def _of_filesystem(self) -> Iterator[Metric]:
+        counters = self.counters
+        if counters is None:
+            return
+        refused = Metric("litefs_refused_count", "Writes and commits that were refused.", "counter")
+        for reason, count in sorted(counters.refused_n.items()):
+            refused.add_sample("litefs_refused_count", {"reason": reason}, count)
+        yield refused
+        latencies = HistogramMetricFamily(
+            "litefs_db_commit_seconds", "Time from the image of a commit to its acceptance.", labels=["db"]
+        )
+        for name, (counts, sum_s) in sorted(counters.commit_latencies.items()):
+            bounds = [*map(str, BOUNDS_S), "+Inf"]
+            latencies.add_metric([name], list(zip(bounds, accumulate(counts), strict=True)), sum_s)
+        yield latencies
 
     def _of_databases(self) -> Iterator[Metric]:
         databases = sorted(self._feed.positions.items())
         txids = Metric("litefs_db_txid", "Current transaction ID.", "gauge")
         pages = Metric("litefs_db_pages", "Size of the database in pages.", "gauge")
         pending = Metric("litefs_db_pending_txn_count", "Number of transactions waiting to be applied.", "gauge")
+        lags = Metric(
+            "litefs_db_lag_seconds",
+            "The node's lag while transactions of this database wait to be applied, in seconds.",
+            "gauge",
+        )
+        lag_ms = self._node.status().lag_ms or 0
         commits = Metric("litefs_db_commit_count", "Number of database commits.", "counter")
         for name, database in databases:
             labels = {"db": name}
             txids.add_sample("litefs_db_txid", labels, database.txid)
             pages.add_sample("litefs_db_pages", labels, database.page_n)
             pending.add_sample("litefs_db_pending_txn_count", labels, max(database.logged_txid - database.txid, 0))
+            is_behind = database.logged_txid > database.txid
+            lag_s = lag_ms / 1000 if is_behind else 0.0
+            lags.add_sample("litefs_db_lag_seconds", labels, lag_s)
             commits.add_sample("litefs_db_commit_count", labels, self._feed.commit_n[name])
-        yield from (txids, pages, pending, commits)
+        yield from (txids, pages, pending, lags, commits)
         yield from self._of_logs()
 
     def _of_logs(self) -> Iterator[Metric]:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from litefs.link.messages import Answer, CloseSnapshot, Committed, DatabaseInfo, OpenSnapshot
+from litefs.link.messages import Answer, AskCounters, CloseSnapshot, Committed, DatabaseInfo, OpenSnapshot
+from litefs.node.lease_watch import RoleCounters
 from litefs.node.node_status import NodeStatus
 
 
@@ -24,7 +25,10 @@ class NodeView(Protocol):
     def subscribe(self, callback: Callable[[Committed], None]) -> Callable[[], None]:
         """Has `callback` called after each change of a position, on the link's thread. Returns the way to end it."""
 
-    def call(self, message: OpenSnapshot) -> Answer:
+    def counters(self) -> RoleCounters:
+        """Returns what happened to role and lease so far."""
+
+    def call(self, message: OpenSnapshot | AskCounters) -> Answer:
         """Asks the filesystem process and waits for its answer.
 
         Raises:

@@ -10,6 +10,7 @@ asking for more (`Seen`), so a fast writer costs one message per round trip and 
     AppendImage, AppendSpooledImage         Appended | Rejected
     OpenSnapshot                            SnapshotOpened | Rejected
     CloseSnapshot                           (none)
+    AskCounters                             Counters
     PrepareReplacement                      ReplacementReady | Rejected
 
     filesystem → node, unasked
@@ -100,6 +101,10 @@ class OpenSnapshot(msgspec.Struct, frozen=True, tag="open-snapshot"):
     name: str
 
 
+class AskCounters(msgspec.Struct, frozen=True, tag="ask-counters"):
+    """What has been counted since the filesystem process started, for the metrics."""
+
+
 class CloseSnapshot(msgspec.Struct, frozen=True, tag="close-snapshot"):
     """The snapshot is read; what was copied aside for it may go."""
 
@@ -111,6 +116,8 @@ class PrepareReplacement(msgspec.Struct, frozen=True, kw_only=True, tag="prepare
 
     `storage.incoming` wrote them. When the answer is `ReplacementReady`, the node renames `mount_name`
     to the database's name *through the mount*; that rename is the flip.
+
+    `keeps_diverged`: the old state goes to `dbs-aside` if it may hold what only this node has.
     """
 
     name: str
@@ -120,6 +127,7 @@ class PrepareReplacement(msgspec.Struct, frozen=True, kw_only=True, tag="prepare
     page_n: int
     timestamp_ms: int
     incoming: str
+    keeps_diverged: bool = False
 
 
 # ---- filesystem → node ----
@@ -168,6 +176,18 @@ class ReplacementReady(msgspec.Struct, frozen=True, tag="replacement-ready"):
     mount_name: str
 
 
+class Counters(msgspec.Struct, frozen=True, kw_only=True, tag="counters"):
+    """Answer to `AskCounters`.
+
+    Attributes:
+        refused_n: writes and commits that were refused, by reason.
+        commit_latencies: by database, see `storage.latency`: the counts of the buckets, and the sum in seconds.
+    """
+
+    refused_n: dict[str, int]
+    commit_latencies: dict[str, tuple[list[int], float]]
+
+
 class Rejected(msgspec.Struct, frozen=True, tag="rejected"):
     """What was asked was not done. `txid`/`checksum` are the database's position (0 if unknown)."""
 
@@ -199,7 +219,8 @@ NodeMessage = (
     | AppendSpooledImage
     | OpenSnapshot
     | CloseSnapshot
+    | AskCounters
     | PrepareReplacement
 )
-Answer = Welcome | Appended | SnapshotOpened | ReplacementReady | Rejected
+Answer = Counters | Welcome | Appended | SnapshotOpened | ReplacementReady | Rejected
 FilesystemMessage = Answer | Committed | ShmCreated

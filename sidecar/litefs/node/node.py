@@ -40,6 +40,10 @@ RoleCallback = Callable[[Role], None]
 SESSION_FILE = "consul-session"
 """In the data directory: what the next process of this node takes the lease up by."""
 
+PROMOTED_CHECK_S = 0.002
+PROMOTED_TIMEOUT_S = 5.0
+"""Between having the lease and accepting commits the appliers let go, which takes milliseconds."""
+
 PROMOTE_CHECK_S = 0.05
 """How often a node that is to become primary looks whether it has caught up."""
 
@@ -179,6 +183,11 @@ class Node:
         if holder is None or not holder.advertise_url:
             raise HandoffRefusedError("no primary available")
         request_handoff(holder.advertise_url, self._caller())
+        deadline = time.monotonic() + PROMOTED_TIMEOUT_S
+        while not (driver is not None and driver.is_primary):
+            if time.monotonic() > deadline:
+                raise HandoffRefusedError("this node was given the lease and did not become primary")
+            time.sleep(PROMOTED_CHECK_S)
 
     def _caller(self) -> Caller:
         return Caller(node_id=self._node_id, cluster=self._cluster, token=self._settings.token)
@@ -252,7 +261,7 @@ class Node:
 
         return unsubscribe
 
-    def call(self, message: m.OpenSnapshot | m.PrepareReplacement) -> m.Answer:
+    def call(self, message: m.OpenSnapshot | m.PrepareReplacement | m.AskCounters) -> m.Answer:
         """Asks the filesystem process and waits. Raises LinkClosedError if it is gone."""
         return self._link.call(message)
 

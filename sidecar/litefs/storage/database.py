@@ -27,6 +27,7 @@ from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, is_wal_mode
 from litefs.storage.base_file import BaseFile
 from litefs.storage.disk import FREED_AT_ONCE_BYTES, Disk
 from litefs.storage.free_space import FreeSpace
+from litefs.storage.latency import LatencyHistogram
 from litefs.storage.log import Log, LogRecord
 from litefs.storage.overlay import Overlay
 from litefs.storage.state import DatabaseState
@@ -99,6 +100,8 @@ class Database:
         stale: pages that the base (with its layers) does not show as committed: in WAL mode those whose
             newest content still lies in the WAL only.
         exists: the name shows in the mount.
+        commit_latency: of the commits of this node, from when the image is begun until the position moves. What an
+            application waits for besides is its own work, the kernel's, and in WAL mode the sync that comes after.
     """
 
     def __init__(
@@ -119,6 +122,8 @@ class Database:
         self.timestamp_ms = state.timestamp_ms
         self.group = state.group
         self.exists = state.page_n > 0
+        self.commit_latency = LatencyHistogram()
+        self._deciding_since = 0.0
         self.sums: array[int] = array("Q")
         self.stale: set[int] = set()
         self.expected: deque[ExpectedImage] = deque()
@@ -192,6 +197,7 @@ class Database:
             OSError: the log cannot take the image.
         """
         if self.gate.is_open and not self.expected:
+            self._deciding_since = time.perf_counter()
             prepared = yield from prepare(self.log, self.before(), change, group)
             if not self.may_accept(prepared):
                 yield from self.void(prepared)
@@ -216,6 +222,7 @@ class Database:
     def prepare_small(self, change: Change) -> Prepared:
         """`prepare` for few pages, at one go."""
         if self.gate.is_open and not self.expected:
+            self._deciding_since = time.perf_counter()
             return prepare_small(self.log, self.before(), change)
         return run(self.prepare(change))
 
@@ -241,6 +248,9 @@ class Database:
 
     def accept(self, prepared: Prepared) -> None:
         """Moves the position to a prepared transaction. Nothing in here may fail: the image is in the log."""
+        if self._deciding_since and not self.expected:
+            self.commit_latency.observe(time.perf_counter() - self._deciding_since)
+            self._deciding_since = 0.0
         self._accept(prepared)
         self._accept_unchanged()
 

@@ -1,12 +1,13 @@
 """The filesystem's side of the link, spoken to over a real socket, on a real store."""
 
+import errno
 import socket
 import struct
 from pathlib import Path
 
 import pytest
 
-from litefs.errors import DiskLostError
+from litefs.errors import DiskLostError, NotPrimaryError
 from litefs.filesystem.loop import Waiter
 from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
 from litefs.link import messages as m
@@ -50,6 +51,23 @@ def test_the_greeting_tells_who_the_applier_is(link: Link) -> None:
     assert link.mount.operations.node_pid == 0
     link.greet()
     assert link.mount.operations.node_pid == NODE_PID
+
+
+def test_commits_and_refusals_are_counted(link: Link) -> None:
+    link.greet()
+    fh = link.mount.create("a.db")
+    for counter in (1, 2):
+        link.mount.commit("a.db", fh, counter)
+    link.mount.operations.answer_to(NotPrimaryError("no"), "write")
+    link.mount.operations.answer_to(OSError(errno.ENOSPC, "full"), "write")
+    link.mount.operations.answer_to(OSError(errno.EIO, "disk"), "write")
+    link.mount.operations.answer_to(KeyError("a bug is no refusal"), "write")
+    *_, answer = link.ask(m.AskCounters())
+    assert isinstance(answer, m.Counters)
+    assert answer.refused_n == {"not-primary": 1, "disk-full": 1, "disk": 1}
+    counts, sum_s = answer.commit_latencies["a.db"]
+    assert sum(counts) == 2
+    assert 0 < sum_s < 60
 
 
 def test_a_role_moves_the_deadline_and_is_announced(link: Link) -> None:

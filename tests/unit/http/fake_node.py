@@ -13,16 +13,20 @@ from litefs.formats.ltx_encoder import encode_image
 from litefs.formats.position import Checksum, NodeId, Pos, Txid
 from litefs.link.messages import (
     Answer,
+    AskCounters,
     CloseSnapshot,
     Committed,
+    Counters,
     DatabaseInfo,
     OpenSnapshot,
     Rejected,
     SnapshotOpened,
 )
+from litefs.node.lease_watch import RoleCounters
 from litefs.node.node_status import NodeStatus
 from litefs.storage.disk import Disk
 from litefs.storage.incoming import IncomingDatabase
+from litefs.storage.latency import BOUNDS_S
 from litefs.storage.log import Log
 
 NODE_ID = 0x0123456789ABCDEF
@@ -126,8 +130,17 @@ class FakeNode:
             raise HandoffRefusedError("cannot handoff: node is not the primary")
         self.handed_to.append(node_id)
 
-    def call(self, message: OpenSnapshot) -> Answer:
+    def counters(self) -> RoleCounters:
+        return RoleCounters(promotions=1)
+
+    def call(self, message: OpenSnapshot | AskCounters) -> Answer:
         """Freezes a database by copying it: base complete, nothing in the log, nothing aside."""
+        if isinstance(message, AskCounters):
+            counts = [0] * (len(BOUNDS_S) + 1)
+            counts[2] = 3
+            return Counters(
+                refused_n={"not-primary": 2}, commit_latencies=dict.fromkeys(self.all, (counts, 0.0015))
+            )
         with self._lock:
             database = self.all.get(message.name)
             if database is None or not database.pages:

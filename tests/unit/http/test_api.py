@@ -183,6 +183,37 @@ def test_metrics_have_the_names_types_and_labels_of_go(node: FakeNode, served: S
     assert "process_resident_memory_bytes" in text
 
 
+def test_metrics_of_ours_say_what_the_filesystem_process_counted(node: FakeNode, served: Served) -> None:
+    node.create("a.db")
+    node.commit("a.db", 1)
+    lines = served.request("GET", "/metrics").body.decode().splitlines()
+    for line in (
+        'litefs_refused_count{reason="not-primary"} 2.0',
+        'litefs_db_commit_seconds_bucket{db="a.db",le="0.0002"} 0.0',
+        'litefs_db_commit_seconds_bucket{db="a.db",le="0.0005"} 3.0',
+        'litefs_db_commit_seconds_bucket{db="a.db",le="+Inf"} 3.0',
+        'litefs_db_commit_seconds_sum{db="a.db"} 0.0015',
+        'litefs_db_commit_seconds_count{db="a.db"} 3.0',
+        'litefs_lease_event_count{event="promotions"} 1.0',
+        'litefs_role{role="starting"} 1.0',
+        'litefs_role{role="primary"} 0.0',
+    ):
+        assert line in lines
+
+
+def test_every_metric_is_documented_and_nothing_else_is(node: FakeNode, served: Served) -> None:
+    node.create("a.db")
+    first = node.commit("a.db", 1)
+    with served.follow({"a.db": first}) as stream:
+        stream.until_ready()
+        node.commit("a.db", 1)
+        stream.image()
+        text = served.request("GET", "/metrics").body.decode()
+    reported = set(re.findall(r"(?m)^# TYPE (litefs_\w+)", text))
+    page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    assert set(re.findall(r"(?m)^\| `(litefs_\w+)", page)) == reported
+
+
 def test_a_database_s_name_cannot_forge_metrics(node: FakeNode, served: Served) -> None:
     name = 'x"}_count_total 1\n# TYPE litefs_x_total '
     node.create(name)

@@ -31,12 +31,14 @@ NODE_MESSAGES: list[m.NodeMessage] = [
     m.AppendSpooledImage("a.db", "/spool/1"),
     m.OpenSnapshot("a.db"),
     m.CloseSnapshot(7),
+    m.AskCounters(),
     m.PrepareReplacement(name="a.db", txid=9, checksum=1 << 63, page_size=512, page_n=1, timestamp_ms=2, incoming="i"),
 ]
 FILESYSTEM_MESSAGES: list[m.FilesystemMessage] = [
     m.Welcome([INFO, INFO]),
     m.Welcome([]),
     m.Appended("a.db", 9),
+    m.Counters(refused_n={"disk": 2}, commit_latencies={"a.db": ([1, 0, 2], 0.25)}),
     m.SnapshotOpened(
         snapshot_id=1,
         name="a.db",
