@@ -34,7 +34,7 @@ class Network:
     def _make(self) -> None:
         _ip("netns", "add", self.bridge)
         _ip("-n", self.bridge, "link", "set", "lo", "up")
-        # An address of its own: else it is that of a port, changes when the port goes, and nobody reaches us for a while.
+        # With an address of its own: else it bears that of a port, and nobody finds us for a while when the port goes.
         _ip("-n", self.bridge, "link", "add", "name", "bridge", "address", "02:00:00:00:00:fe", "type", "bridge")
         _ip("-n", self.bridge, "addr", "add", f"{_NETWORK}.254/24", "dev", "bridge")
         _ip("-n", self.bridge, "link", "set", "bridge", "up")
