@@ -76,6 +76,8 @@ class Writer:
         self.acknowledged: list[int] = []
         self.gaps_s: list[float] = []
         """Between one acknowledged row and the next, when the node in between changed."""
+        self.refusals: dict[int, str] = {}
+        """What each node said last when it refused."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer")
         self.failure: BaseException | None = None
@@ -107,7 +109,8 @@ class Writer:
                 if turn not in connections:
                     connections[turn] = session.connect(process=process, busy_timeout_ms=0)
                 connections[turn].unrecorded("INSERT INTO t VALUES (?)", row + 1)
-            except SqlError:
+            except SqlError as error:
+                self.refusals[turn] = error.name
                 turn = (turn + 1) % len(self._processes)
                 old = connections.pop(turn, None)  # whoever could not write must open the database again
                 if old is not None:

@@ -32,5 +32,5 @@ class NodeStatus:
 
     @property
     def leads(self) -> bool:
-        """Replicas may follow this node: it is primary, or just giving that up and sends what they lack."""
-        return self.is_primary or self.role in ("primary", "handing-off")
+        """Replicas may follow this node: it is primary, or was until now and sends what they lack."""
+        return self.is_primary or self.role in ("primary", "handing-off", "demoting")

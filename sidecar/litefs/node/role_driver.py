@@ -40,6 +40,8 @@ LEAVE_TIMEOUT_S = 2.0
 RETRY_S = 0.1
 """Between attempts at a lease that is free and cannot be had yet."""
 
+SUCCESSOR_CHECK_S = 0.01
+
 PUBLISH_PER_TTL = 4
 
 _log = logging.getLogger("litefs.node")
@@ -396,9 +398,9 @@ class RoleDriver:
         is_leaving = self._inbox.is_stopping
         timeout_s = LEAVE_TIMEOUT_S if is_leaving else HANDOFF_TIMEOUT_S
         target = asked.node_id if asked is not None else None
-        if is_leaving and target is None:
-            target = successor(self._lease.candidates(), self._duties.followers())
         self._close()
+        if is_leaving and target is None:
+            target = self._await_able_successor(timeout_s)
         if target is None:
             assert is_leaving, "a handoff that was asked for has a target"
             self._lease.release()
@@ -430,6 +432,17 @@ class RoleDriver:
             return Event.LEASE_LOST
         self.counters.handoffs += 1
         return Event.STOP if is_leaving else Event.HANDED_OFF
+
+    def _await_able_successor(self, timeout_s: float) -> int | None:
+        """Returns the candidate that has most of those who follow; waits for one to follow if there are any."""
+        deadline = time.monotonic() + timeout_s
+        own_id = self._candidacy.identity.node_id
+        while True:
+            candidates = [candidate for candidate in self._lease.candidates() if candidate.node_id != own_id]
+            target = successor(candidates, self._duties.followers())
+            if target is not None or not candidates or time.monotonic() > deadline:
+                return target
+            time.sleep(SUCCESSOR_CHECK_S)
 
     def _await_successor(self, timeout_s: float) -> str:
         """Waits until another node has taken the lease. Returns "", or why that cannot be waited for any more."""
