@@ -37,6 +37,7 @@ from tests.support.fake_primary import (
     FakePrimary,
     Positions,
     Script,
+    checksum_of,
     chunk,
     frame_of,
     named_frame,
@@ -394,6 +395,34 @@ def test_strange_frames_that_are_allowed_do_no_harm(peers: Peers) -> None:
     assert peers.shown() == before
     peers.behave()
     assert peers.replica.pids() == peers.pids
+
+
+@pytest.mark.parametrize("mode", [1, 2], ids=["rollback", "WAL"])
+def test_images_that_change_nothing_are_followed(peers: Peers, mode: int) -> None:
+    """Go LiteFS sends such: in WAL mode SQLite writes pages that are as they were."""
+    first = bytearray(peers.author.states[-1])
+    first[18:20] = bytes([mode, mode])
+    states = [b"", *[bytes(first)] * 6, bytes(first[:-1]) + b"x"]
+    sums = [ZERO_POS.checksum, *(checksum_of(state) for state in states[1:])]
+    last = Pos(txid=Txid(len(states) - 1), checksum=sums[-1])
+    pages = [[], [1], [1, 2, 3], [], [3], [len(first) // PAGE_SIZE]]
+
+    def script(positions: Positions) -> Iterator[bytes]:
+        images = [(Pos(txid=Txid(0), checksum=sums[0]), [*range(1, len(first) // PAGE_SIZE + 1)])]
+        images += [(Pos(txid=Txid(txid), checksum=sums[txid]), pgnos) for txid, pgnos in enumerate(pages, 1)]
+        stream = peers.author.honestly(positions)
+        yield next(stream)
+        for after, pgnos in images:
+            state = states[after.txid + 1]
+            content = [(pgno, state[(pgno - 1) * PAGE_SIZE : pgno * PAGE_SIZE]) for pgno in pgnos]
+            header = peers.author.header(after, commit=len(state) // PAGE_SIZE, max_txid=after.txid + 1)
+            yield chunk(frame_of(encode_image(header, content, sums[after.txid + 1]), f"same-{mode}"))
+        yield from stream
+
+    peers.primary.play(script)
+    await_true(lambda: peers.replica.read(f"same-{mode}-pos").strip() == str(last), "the last position is shown")
+    assert len(peers.primary.asked) == 1, "nothing had to be asked for again"
+    peers.behave()
 
 
 def test_the_primary_of_another_cluster_is_not_followed(peers: Peers) -> None:

@@ -51,6 +51,11 @@ def named_frame(name: bytes) -> bytes:
     return struct.pack(">IQI", 1, 0, len(name)) + name
 
 
+def checksum_of(state: bytes) -> Checksum:
+    """Returns the checksum of a whole database file."""
+    return Checksum(database_checksum(page_checksums(state, PAGE_SIZE, 1)) | CHECKSUM_FLAG)
+
+
 class FakePrimary:
     """Listens on loopback.
 
@@ -155,10 +160,9 @@ class Author:
         self.n += 1
         self._connection.executescript(f"BEGIN; {text}; UPDATE t SET n = {self.n}; COMMIT")
         state = self._path.read_bytes()
-        checksum = database_checksum(page_checksums(state, PAGE_SIZE, 1)) | CHECKSUM_FLAG
         with self._changed:
             self.states.append(state)
-            self.positions.append(Pos(txid=Txid(len(self.positions)), checksum=Checksum(checksum)))
+            self.positions.append(Pos(txid=Txid(len(self.positions)), checksum=checksum_of(state)))
             self._changed.notify_all()
         return self.position
 
