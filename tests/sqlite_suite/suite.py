@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.sqlite_suite.build import Testfixture
-from tests.sqlite_suite.files import LOCK_BYTE, LOCK_BYTES
 
 FILE_TIMEOUT_S = 180.0
 """The slowest file takes 15 s on ext4; a mount may be ten times slower before it counts as hung."""
@@ -56,7 +55,12 @@ class FileResult:
 
 
 def run_file(
-    fixture: Testfixture, name: str, directory: Path, *, on_timeout: Callable[[], None] = lambda: None
+    fixture: Testfixture,
+    name: str,
+    directory: Path,
+    *,
+    on_timeout: Callable[[], None] = lambda: None,
+    timeout_s: float = FILE_TIMEOUT_S,
 ) -> FileResult:
     """Runs one file and empties the directory afterwards.
 
@@ -71,7 +75,6 @@ def run_file(
         environment = os.environ | {
             "SQLITE_TESTDIR": str(directory),
             "SQLITE_SCRATCH": scratch,
-            "SQLITE_LOCK_BYTE": LOCK_BYTES.get(name, LOCK_BYTE),
         }
         output_path = Path(scratch) / "output"
         with output_path.open("wb") as output_file:
@@ -84,7 +87,7 @@ def run_file(
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            code = _wait(child, FILE_TIMEOUT_S, on_timeout)
+            code = _wait(child, timeout_s, on_timeout)
         output = output_path.read_text(encoding="utf-8", errors="replace")
     if code is not None:
         _empty(directory, on_timeout)
