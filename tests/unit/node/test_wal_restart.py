@@ -10,6 +10,7 @@ from litefs.node.mounted_database import MountedDatabase, Page
 from litefs.node.wal_checkpoint import Checkpoint
 from litefs.node.wal_index_map import WalIndexMap
 from litefs.node.wal_writer import WalWriter
+from tests.support.sql_client import SqlProcess
 from tests.unit.node.wal_world import WalWorld, apply, check_index, numbers, query
 
 
@@ -71,14 +72,14 @@ class HeaderBeforeBackfill(WalWriter):
     """Control: SQLite's own order, in which a death leaves nBackfill > mxFrame."""
 
     def _reset(self, index: WalIndexMap) -> None:
-        backfilled, reset = index.backfilled_n, WalIndexMap.backfilled_n
+        backfilled_n = index.backfilled_n
         super()._reset(index)
-        reset.__set__(index, backfilled)  # type: ignore[attr-defined]
+        index.backfilled_n = backfilled_n
         self._hook("marks-reset-last")
 
 
-def rows_after_death_in_restart(world: WalWorld, kind: type[WalWriter], point: str) -> list[int]:
-    """Dies in a restart; then an application writes and leaves. Returns the rows of its that are found."""
+def die_in_restart(world: WalWorld, kind: type[WalWriter], point: str) -> SqlProcess:
+    """Applies a transaction, checkpoints it, and dies in the restart. Returns a connection that stays open."""
     transaction = world.next(20)
 
     def work(writer: WalWriter) -> None:
@@ -89,12 +90,26 @@ def rows_after_death_in_restart(world: WalWorld, kind: type[WalWriter], point: s
     idle = world.reader()
     numbers(idle)  # keeps the wal-index alive
     assert world.run_and_die(work, point, kind)
+    return idle
+
+
+def rows_after_death_in_restart(world: WalWorld, kind: type[WalWriter], point: str) -> list[int]:
+    """Dies in a restart; then an application writes and leaves. Returns the rows of its that are found."""
+    idle = die_in_restart(world, kind, point)
     query(idle, "INSERT INTO t SELECT value + 1000, 77, x'' FROM json_each('[1, 2, 3]')")
     query(idle, "PRAGMA wal_checkpoint(TRUNCATE)")
     idle.call("close", 0)
     reader = world.reader()
     assert query(reader, "PRAGMA integrity_check") == [["ok"]]
     return [n for (n,) in query(reader, "SELECT n FROM t WHERE id > 1000") if isinstance(n, int)]
+
+
+def test_after_a_death_in_a_restart_the_old_frames_are_not_taken_for_new_ones(world: WalWorld) -> None:
+    idle = die_in_restart(world, WalWriter, "restarted")
+    writer = world.writer()
+    assert writer.mx_frame == 0
+    apply(writer, world.next(5))
+    assert numbers(idle) == [2]
 
 
 @pytest.mark.parametrize("point", ["marks-reset", "restarted"])
@@ -107,16 +122,7 @@ def test_p2_control_in_the_other_order_later_commits_vanish(world: WalWorld) -> 
 
 
 def test_p2_the_next_writer_does_not_believe_more_backfilled_frames_than_there_are(world: WalWorld) -> None:
-    transaction = world.next(20)
-
-    def work(writer: WalWriter) -> None:
-        apply(writer, transaction)
-        writer.checkpoint()
-        writer.restart()
-
-    idle = world.reader()
-    numbers(idle)
-    assert world.run_and_die(work, "marks-reset-last", HeaderBeforeBackfill)
+    idle = die_in_restart(world, HeaderBeforeBackfill, "marks-reset-last")
     writer = world.writer()
     apply(writer, world.next(5))
     assert numbers(idle) == [world.n]
