@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from litefs.formats.wal_index import INDEX_HEADER_SIZE, REGION_SIZE
+from litefs.formats.wal_index import INDEX_HEADER_SIZE, READ_MARK_N, READ_MARK_UNUSED, REGION_SIZE
 from litefs.node.mounted_database import Page
 from litefs.node.wal_writer import WalWriter
 from tests.support.sql_client import SqlError, SqlProcess
@@ -179,6 +179,9 @@ def test_a_wal_index_that_does_not_fit_its_wal_is_recovered_under_a_live_connect
     with world.shm_path.open("r+b") as file:
         file.write(shm)
     writer = world.writer()
+    index = writer._map()
+    marks = [index.read_mark(mark) for mark in range(READ_MARK_N)]
+    assert marks == [0, writer.mx_frame, *[READ_MARK_UNUSED] * 3]
     check_index(world.shm_path.read_bytes(), world.wal_path.read_bytes())
     assert numbers(reader) == [3]
     apply(writer, world.next(10))
