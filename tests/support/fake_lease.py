@@ -156,6 +156,7 @@ class FakeLease:
 
     def _open(self) -> str:
         if self._session not in self._keeper.sessions:
+            self._forget()
             self._session = secrets.token_hex(8)
             self._memory[:] = [self._session]
             self._keeper.sessions[self._session] = _Session(expires_at=0.0, node_id=self._identity.node_id)

@@ -172,9 +172,7 @@ class ConsulLease:
         except LeaseLostError:
             is_alive = is_locked = False
         if not is_alive:
-            with self._lock:
-                if self._session == session:
-                    self._session = ""
+            self._forget(session)
         if not is_locked:
             return False
         self._confirm(session, sent)
@@ -269,15 +267,23 @@ class ConsulLease:
         return entry
 
     def _lose(self, session: str, was_held: bool, reason: str) -> None:
+        if self._forget(session) and was_held:
+            raise LeaseLostError(reason)
+
+    def _forget(self, session: str) -> bool:
+        """A session is gone, and with it the lease: the next one must not be taken for a holder's.
+
+        Returns:
+            False if it was handed over or taken over meanwhile.
+        """
         with self._lock:
             if self._session != session:
-                return  # handed over or taken over meanwhile
+                return False
             self._session = ""
             self._has_entry = False
             self._is_held = False
             self._until = 0.0
-        if was_held:
-            raise LeaseLostError(reason)
+            return True
 
     # ---- letting go ----
 
@@ -330,8 +336,7 @@ class ConsulLease:
             try:
                 self._has_entry = self._asking.put(self._entry_key, value.encode(), acquire=session)
             except LeaseLostError:  # it expired since it was renewed last: once more with a new one
-                with self._lock:
-                    self._session = ""
+                self._forget(session)
             else:
                 return
 

@@ -237,6 +237,22 @@ def test_a_candidate_that_was_away_too_long_publishes_anew(expiring_world: World
     assert lease.candidates() == [Candidate(node_id=ord("a"), freshness=2)]
 
 
+def test_a_holder_that_was_away_too_long_and_stands_again_holds_nothing(expiring_world: World) -> None:
+    """Its candidacy has a session of its own, which is not to be renewed as if it were the lost one."""
+    world = expiring_world
+    lease = world.node("a")
+    assert lease.acquire()
+    world.pass_time(2.5 * lease.ttl_s)
+    deadline = time.monotonic() + GIVE_UP_S
+    while not lease.candidates():  # Consul refuses the key for the lock-delay
+        assert time.monotonic() < deadline
+        lease.publish(7)
+    assert (lease.term, lease.primary_until) == ("", 0.0)
+    lease.renew()
+    assert lease.holder() is None
+    assert lease.candidates() == [Candidate(node_id=ord("a"), freshness=7)]
+
+
 def test_the_first_cluster_id_stands(world: World) -> None:
     a, b = world.node("a"), world.node("b")
     assert a.cluster_id() == ""
