@@ -86,6 +86,8 @@ def _response(
     try:
         connection.request(method, target, body=body, headers=headers)
     except (BrokenPipeError, ConnectionResetError):
+        if connection.sock is None:
+            raise  # there never was a connection
         # The node answered before it had read everything, most likely with a refusal that says why.
         return connection.getresponse()
     return connection.getresponse()

@@ -1,6 +1,9 @@
 """`litefs status`: the role, the lag, the databases and the followers of a node, as tables."""
 
+import math
+import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -9,28 +12,37 @@ import msgspec
 from litefs.cli import api_client
 from litefs.cli.flags import Flag, Usage
 from litefs.cli.units import format_size
-from litefs.errors import PeerError
+from litefs.errors import ConfigError, PeerError
 from litefs.http.status import DatabaseStatus, FollowerStatus, Status
 
 USAGE = Usage(
-    synopsis="litefs status [-url URL] [-json]",
+    synopsis="litefs status [-url URL] [-json] [-watch] [-interval SECONDS]",
     text="""
-Shows where a node stands.
+Shows where a node stands: once, or with -watch until it is interrupted. While it is watched, a node that cannot be
+reached is reported and asked again.
 
 examples:
   litefs status
   litefs status -url http://replica:20202 -json
+  litefs status -watch -interval 0.5
 
 exit codes: 0 shown, 1 the node cannot be reached or does not answer, 2 wrong usage
 """,
     flags=(
         Flag(name="url", value_name="URL", help="API of the node", default=api_client.DEFAULT_URL),
         Flag(name="json", help="print the node's answer as it is"),
+        Flag(name="watch", help="show it again and again"),
+        Flag(name="interval", value_name="SECONDS", help="pause between two looks of -watch", default="2"),
     ),
 )
 
 _DATABASE_HEADER = ("DATABASE", "TXID", "CHECKSUM", "SIZE", "JOURNAL", "PENDING", "LAST CHANGE")
 _FOLLOWER_HEADER = ("FOLLOWER", "ADDRESS", "CONNECTED", "READY", "BEHIND", "SENT")
+
+
+INTERVAL_S_MIN = 0.1
+
+_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -41,18 +53,57 @@ def run(arguments: Sequence[str]) -> int:
         PeerError: the node cannot be reached, or its answer is no status.
     """
     parsed = USAGE.parse(arguments)
-    url = parsed.texts["url"]
-    with api_client.request(url, "GET", "/status") as response:
-        document = response.read()
-    if "json" in parsed.switches:
-        sys.stdout.write(document.decode())
+    url, as_json = parsed.texts["url"], "json" in parsed.switches
+    interval_s = _interval_of(parsed.texts["interval"])
+    if "watch" not in parsed.switches:
+        sys.stdout.write(look(url, as_json=as_json))
         return 0
     try:
-        status = msgspec.json.decode(document, type=Status)
+        while True:
+            _show(url, as_json=as_json)
+            time.sleep(interval_s)
+    except (KeyboardInterrupt, BrokenPipeError):
+        # Whoever watched has seen enough. What is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def look(url: str, *, as_json: bool) -> str:
+    """Returns a node's status as text that ends with a newline.
+
+    Raises:
+        ConfigError: `url` is none.
+        PeerError: the node cannot be reached, or its answer is no status.
+    """
+    with api_client.request(url, "GET", "/status") as response:
+        document = response.read()
+    if as_json:
+        return document.decode()
+    try:
+        return render(msgspec.json.decode(document, type=Status)) + "\n"
     except msgspec.MsgspecError as error:
         raise PeerError(f"{url}/status: {error}") from error
-    print(render(status))
-    return 0
+
+
+def _show(url: str, *, as_json: bool) -> None:
+    try:
+        text = look(url, as_json=as_json)
+    except PeerError as error:
+        text = "" if as_json else f"{error}\n"
+    now = datetime.now(UTC).strftime("%H:%M:%S")
+    head = "" if as_json else f"{_CLEAR if sys.stdout.isatty() else ''}{now} UTC, {url}\n\n"
+    sys.stdout.write(head + text + ("" if as_json else "\n"))
+    sys.stdout.flush()
+
+
+def _interval_of(text: str) -> float:
+    try:
+        interval_s = float(text)
+    except ValueError:
+        interval_s = 0.0
+    if not INTERVAL_S_MIN <= interval_s < math.inf:
+        raise ConfigError(f"-interval {text}: expected seconds, at least {INTERVAL_S_MIN}")
+    return interval_s
 
 
 def render(status: Status) -> str:
@@ -66,6 +117,8 @@ def render(status: Status) -> str:
         ("primary", status.primary_hostname or "unknown"),
         ("lag", "unknown" if status.lag_ms is None else f"{status.lag_ms} ms"),
     ]
+    if status.lease_remaining_s:
+        facts.append(("lease", f"{status.lease_remaining_s:.1f} s"))
     parts = ["\n".join(f"{name + ':':<11}{value}" for name, value in facts)]
     if status.databases:
         parts.append(table(_DATABASE_HEADER, map(_database_row, status.databases)))

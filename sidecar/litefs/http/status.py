@@ -6,6 +6,7 @@
 import json
 import time
 from collections.abc import Iterable, Mapping
+from math import isfinite
 
 import msgspec
 
@@ -56,9 +57,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The document of `GET /status`.
 
     Attributes:
-        role: "primary" or "replica".
+        role: what the node plays now: starting, replica, candidate, acquiring, primary, handing-off, demoting, stopped.
         ready: the node is primary, or has caught up with one since it started.
         lag_ms: age of the newest sign of the primary; null before the first.
+        lease_remaining_s: how long commits go on if the lease is not renewed; null with a static lease.
     """
 
     node_id: str
@@ -70,6 +72,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     lag_ms: int | None
     databases: list[DatabaseStatus]
     followers: list[FollowerStatus]
+    lease_remaining_s: float | None = None
 
 
 def status_document(status: NodeStatus, databases: Mapping[str, DatabaseInfo], followers: Iterable[Follower]) -> bytes:
@@ -77,13 +80,14 @@ def status_document(status: NodeStatus, databases: Mapping[str, DatabaseInfo], f
     document = Status(
         node_id=f"{status.node_id:016X}",
         cluster_id=status.cluster_id,
-        role="primary" if status.is_primary else "replica",
+        role=status.role,
         candidate=status.candidate,
         ready=status.ready,
         primary_hostname=status.primary_hostname,
         lag_ms=status.lag_ms,
         databases=[_database_status(database) for _, database in sorted(databases.items())],
         followers=[_follower_status(follower, databases) for follower in followers],
+        lease_remaining_s=round(status.lease_remaining_s, 3) if isfinite(status.lease_remaining_s) else None,
     )
     return msgspec.json.encode(document) + b"\n"
 

@@ -1,6 +1,20 @@
 """The tables of `litefs status`."""
 
-from litefs.cli.status_command import format_time, render, table
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import litefs
+from litefs.cli.status_command import format_time, render, run, table
+from litefs.errors import ConfigError
 from litefs.http.status import DatabaseStatus, FollowerStatus, Status
 
 DATABASE = DatabaseStatus(
@@ -70,3 +84,50 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
 
 def test_an_unknown_time_is_a_dash() -> None:
     assert format_time(0) == "-"
+
+
+def test_shows_the_time_left_of_a_lease() -> None:
+    lines = render(msgspec.structs.replace(status([], [], 0), role="primary", lease_remaining_s=7.25)).splitlines()
+    assert lines[-1] == "lease:     7.2 s"
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "0.01", "soon", "nan", "inf"])
+def test_an_interval_that_is_none_is_refused(interval: str) -> None:
+    with pytest.raises(ConfigError, match=r"^-interval "):
+        run(["-watch", "-interval", interval])
+
+
+def test_a_watch_goes_on_while_the_node_is_away_and_ends_when_it_is_interrupted() -> None:
+    """Another program reads what it prints: a pipe, so without the codes of a terminal."""
+    document = msgspec.json.encode(status([DATABASE], [], 3))
+    with ThreadingHTTPServer(("127.0.0.1", 0), _answering(document)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        command = [sys.executable, "-m", "litefs", "status", "-url", url, "-watch", "-interval", "0.1"]
+        environment = os.environ | {"PYTHONPATH": str(Path(litefs.__file__).parents[1])}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as watcher:
+            assert watcher.stdout is not None
+            assert _comes(watcher.stdout, "app.db")
+            server.shutdown()
+            server.server_close()
+            assert _comes(watcher.stdout, "refused")
+            watcher.send_signal(signal.SIGINT)
+            assert watcher.wait(20) == 0
+
+
+def _comes(lines: Iterable[str], text: str) -> bool:
+    return any(text in line for line in lines)
+
+
+def _answering(document: bytes) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(document)))
+            self.end_headers()
+            self.wfile.write(document)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    return Handler

@@ -1,5 +1,6 @@
 """A node for the HTTP API without mount and link: databases are pages in memory, their logs are real."""
 
+import math
 import random
 import threading
 from collections.abc import Callable, Mapping
@@ -97,6 +98,8 @@ class FakeNode:
             primary_hostname="primary",
             ready=primary,
             lag_ms=0 if primary else None,
+            role="primary" if primary else "replica",
+            lease_remaining_s=math.inf if primary else 0.0,
         )
         self.all: dict[str, FakeDatabase] = {}
         self.open_snapshots: set[int] = set()
@@ -138,9 +141,7 @@ class FakeNode:
         if isinstance(message, AskCounters):
             counts = [0] * (len(BOUNDS_S) + 1)
             counts[2] = 3
-            return Counters(
-                refused_n={"not-primary": 2}, commit_latencies=dict.fromkeys(self.all, (counts, 0.0015))
-            )
+            return Counters(refused_n={"not-primary": 2}, commit_latencies=dict.fromkeys(self.all, (counts, 0.0015)))
         with self._lock:
             database = self.all.get(message.name)
             if database is None or not database.pages:

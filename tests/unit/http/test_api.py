@@ -184,6 +184,7 @@ def test_metrics_have_the_names_types_and_labels_of_go(node: FakeNode, served: S
 
 
 def test_metrics_of_ours_say_what_the_filesystem_process_counted(node: FakeNode, served: Served) -> None:
+    node.standing = replace(node.standing, lease_remaining_s=7.5)
     node.create("a.db")
     node.commit("a.db", 1)
     lines = served.request("GET", "/metrics").body.decode().splitlines()
@@ -195,13 +196,15 @@ def test_metrics_of_ours_say_what_the_filesystem_process_counted(node: FakeNode,
         'litefs_db_commit_seconds_sum{db="a.db"} 0.0015',
         'litefs_db_commit_seconds_count{db="a.db"} 3.0',
         'litefs_lease_event_count{event="promotions"} 1.0',
-        'litefs_role{role="starting"} 1.0',
-        'litefs_role{role="primary"} 0.0',
+        'litefs_role{role="primary"} 1.0',
+        'litefs_role{role="replica"} 0.0',
+        'litefs_lease_remaining_seconds 7.5',
     ):
         assert line in lines
 
 
 def test_every_metric_is_documented_and_nothing_else_is(node: FakeNode, served: Served) -> None:
+    node.standing = replace(node.standing, lease_remaining_s=7.5)
     node.create("a.db")
     first = node.commit("a.db", 1)
     with served.follow({"a.db": first}) as stream:
