@@ -135,12 +135,28 @@ def branches(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Branche
         request.node.add_report_section("teardown", f"log of the {node.root.name}", node.log_tail())
 
 
-def test_a_replica_with_another_history_takes_the_primarys(branches: Branches) -> None:
+def test_a_replica_with_another_history_takes_the_primarys(branches: Branches, tmp_path: Path) -> None:
     branches.pair.replica.start()
     branches.cluster.check()
     reader = branches.cluster.readers.connect()
     assert reader.sql("SELECT count(*), min(body) FROM alpha") == [[9, "alpha" * 20]]
     assert reader.attempt("SELECT * FROM beta") == "SQLITE_ERROR"
+    (kept,) = (branches.pair.replica.data_dir / "dbs-aside").iterdir()
+    assert f"kept in {kept}" in branches.pair.replica.log_text()
+    assert _beta_rows(kept, LitefsNode(tmp_path / "rescue")) >= 4
+
+
+def _beta_rows(kept: Path, node: LitefsNode) -> int:
+    """Returns what a node of its own reads from a state that was kept."""
+    shutil.copytree(kept, node.data_dir / "dbs" / "kept.db")
+    node.start()
+    session = Session(node, "kept.db")
+    try:
+        ((count,),) = session.connect(f"{node.mount_dir}/kept.db").sql("SELECT count(*) FROM beta")
+        return int(str(count))
+    finally:
+        session.close()
+        node.stop()
 
 
 def test_connections_opened_before_another_history_came_fail_and_reopen(branches: Branches) -> None:

@@ -123,6 +123,17 @@ def replacements(world: World) -> None:
     world.commit(player, [2])
 
 
+def replacements_that_keep_the_old_state(world: World) -> None:
+    player = world.player()
+    world.commit(player, range(1, 4))
+    world.replace(player, range(1, 6), 5, txid=2, keeps_diverged=True)
+    world.commit(player, [2, 3])
+    world.gate.primary_until = 0.0
+    world.replace(player, range(1, 3), 2, txid=40, keeps_diverged=True)
+    world.gate.primary_until = float("inf")
+    world.commit(player, [2])
+
+
 def drops(world: World) -> None:
     player = world.player()
     world.commit(player, range(1, 4))
@@ -146,6 +157,7 @@ SCENARIOS: list[Scenario] = [
     loads,
     page_size_changes,
     replacements,
+    replacements_that_keep_the_old_state,
     drops,
 ]
 each_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)

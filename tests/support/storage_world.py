@@ -23,6 +23,7 @@ from litefs.storage import replacement
 from litefs.storage.data_dir import DataDir
 from litefs.storage.database import CommitGate, Database, StoreSettings
 from litefs.storage.disk import Disk
+from litefs.storage.divergence import place_for_old_state
 from litefs.storage.housekeeping import Housekeeper
 from litefs.storage.incoming import IncomingDatabase
 from litefs.storage.log_reader import LogReader
@@ -31,6 +32,8 @@ from litefs.storage.steps import run
 from litefs.storage.store import Store
 from tests.support.faulty_disk import EVERYTHING, NOTHING_UNSYNCED, FaultyDisk, QuickDisk
 from tests.support.sqlite_player import Player, Refusal, commit_together
+
+NODE_ID = 7
 
 SEGMENT_BYTES = 24 << 10
 """Small, so that a handful of commits roll the log."""
@@ -118,7 +121,7 @@ class World:
         self.gate = CommitGate(float("inf") if primary else 0.0, lambda: 1.0)
         self.data_dir = DataDir(root, disk)
         settings = StoreSettings(
-            node_id=7, compress=False, overlay_memory_bytes=OVERLAY_BYTES, segment_bytes=SEGMENT_BYTES
+            node_id=NODE_ID, compress=False, overlay_memory_bytes=OVERLAY_BYTES, segment_bytes=SEGMENT_BYTES
         )
         self.store = Store(self.data_dir, disk, settings, self.gate)
         self.housekeeper = Housekeeper(0.0)
@@ -184,7 +187,9 @@ class World:
         with self.refusable(), self.promises.committing({player.name: data}, durable=True):
             player.commit_bytes(data, sync=sync)
 
-    def replace(self, player: Player, pgnos: Iterable[int], page_n: int, txid: int) -> None:
+    def replace(
+        self, player: Player, pgnos: Iterable[int], page_n: int, txid: int, *, keeps_diverged: bool = False
+    ) -> None:
         """A snapshot at `txid` in the place of the database, as the node process brings it."""
         after = player.change(pgnos, page_n)
         with self.refusable(), self.promises.committing({player.name: b"".join(after)}, durable=True, txid=txid):
@@ -196,8 +201,19 @@ class World:
             except OSError:
                 incoming.abort()
                 raise
+            aside = ""
+            if keeps_diverged:
+                last_txid = self.database(player.name).log.last_txid
+                aside = place_for_old_state(
+                    self.disk, self.root, directory, new_txid=txid, last_txid=last_txid, node_id=NODE_ID
+                )
             state = DatabaseState(
-                base_txid=txid, checksum=checksum, page_size=player.page_size, page_n=page_n, incoming=incoming.name
+                base_txid=txid,
+                checksum=checksum,
+                page_size=player.page_size,
+                page_n=page_n,
+                incoming=incoming.name,
+                aside=aside,
             )
             replacement.prepare_replacement(self.disk, directory, state)
             run(self.store.flip_replacement(player.name))

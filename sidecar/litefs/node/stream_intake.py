@@ -126,6 +126,7 @@ class StreamIntake:
                 page_n=header.commit,
                 timestamp_ms=header.timestamp_ms,
                 incoming=receiver.hand_over(),
+                keeps_diverged=True,
             )
         )
         elapsed_s = max(time.monotonic() - self._begun, 1e-3)

@@ -9,6 +9,7 @@ Crash, by step of `finish`, which recovery calls as well:
     after it, whatever was renamed      recovery goes forward: what is called log is of the old state, for no commit
                                         of the new one is durable before all renames are; incoming, if it is
                                         there, becomes the base; `state.next` → `state` is durable last
+An old state that is to be kept (`state.next` names the place) is moved there first.
 """
 
 import errno
@@ -31,6 +32,7 @@ from litefs.storage.incoming import (
     read_sums,
 )
 from litefs.storage.recovery import scan_log
+from litefs.storage.set_aside import SET_ASIDE_NAME
 from litefs.storage.state import NEXT_STATE_NAME, STATE_NAME, DatabaseState, PlannedState, read_state, write_state
 from litefs.storage.steps import Steps, pause
 
@@ -96,6 +98,8 @@ def finish(disk: Disk, directory: Path) -> bool:
     if planned is None:
         return False
     incoming, log_dir = directory / planned.incoming, directory / LOG_NAME
+    if planned.aside:
+        _keep_old_state(disk, directory, directory.parent.parent / SET_ASIDE_NAME / planned.aside, incoming)
     if log_dir.exists():
         disk.rename("replacement.log", log_dir, directory / f"{OLD_LOG_PREFIX}{secrets.token_hex(8)}")
     if planned.incoming and incoming.exists():
@@ -105,6 +109,23 @@ def finish(disk: Disk, directory: Path) -> bool:
     disk.sync_directory("replacement.directory", directory)
     disk.rename("replacement.state", directory / NEXT_STATE_NAME, directory / STATE_NAME)
     return True
+
+
+def _keep_old_state(disk: Disk, directory: Path, place: Path, incoming: Path) -> None:
+    """Moves the old state to a place of its own: log, state file and base, as a database's directory has them.
+
+    Crash: `finish` goes on. What is there already is not moved again, and the base is missing only while `incoming`,
+    which is about to become it, is there.
+    """
+    disk.make_directory("replacement.aside", place)
+    if (directory / LOG_NAME).exists() and not (place / LOG_NAME).exists():
+        disk.rename("replacement.aside_log", directory / LOG_NAME, place / LOG_NAME)
+    if (directory / STATE_NAME).exists() and not (place / STATE_NAME).exists():
+        disk.replace_file("replacement.aside_state", place / STATE_NAME, (directory / STATE_NAME).read_bytes())
+    if incoming.is_file() and (directory / BASE_NAME).exists() and not (place / BASE_NAME).exists():
+        disk.rename("replacement.aside_base", directory / BASE_NAME, place / BASE_NAME)
+    for path in (place, place.parent, place.parent.parent):
+        disk.sync_directory("replacement.aside_directory", path)
 
 
 def finish_at_start(disk: Disk, directory: Path) -> None:

@@ -1,4 +1,5 @@
-"""Moving a damaged database out of the way of a replica, which gets it anew from the primary.
+"""Moving a database out of the way of a replica, which gets it anew from the primary: damaged ones, and histories
+that are not the primary's.
 
 Nothing of it is deleted: it lies in `<data>/dbs-aside/<name>-<n>` for whoever wants to know what happened, or needs
 what only this node had. Only the newest `SET_ASIDE_MAX` are kept, or a disk that keeps failing would fill itself.
@@ -10,7 +11,7 @@ from pathlib import Path
 from litefs.storage.disk import Disk
 
 SET_ASIDE_MAX = 4
-"""In all: a fifth damaged database on one volume tells nothing that four did not."""
+"""In all: a fifth on one volume tells nothing that four did not."""
 
 SET_ASIDE_NAME = "dbs-aside"
 
@@ -32,18 +33,27 @@ def set_aside(disk: Disk, data_dir: Path, directory: Path, reason: Exception) ->
     Raises:
         OSError: it is where it was.
     """
+    target = make_room(disk, data_dir, directory.name)
+    disk.rename("set_aside.rename", directory, target)
+    for path in (directory.parent, target.parent, data_dir):
+        disk.sync_directory("set_aside.sync", path)
+    _log.error("%s: damaged, set aside as %s: %s", directory.name, target, reason)
+    return target
+
+
+def make_room(disk: Disk, data_dir: Path, name: str) -> Path:
+    """Returns a place for one more database, which is not there yet; the oldest goes if there are too many.
+
+    Raises:
+        OSError: no room could be made.
+    """
     aside = data_dir / SET_ASIDE_NAME
     disk.make_directory("set_aside.make", aside)
     numbers = {path: _number(path) for path in aside.iterdir()}
     for path in sorted(numbers, key=lambda path: numbers[path])[: max(0, len(numbers) + 1 - SET_ASIDE_MAX)]:
-        _log.warning("%s: removed: %d newer damaged databases are kept", path, SET_ASIDE_MAX - 1)
+        _log.warning("%s: removed: %d newer ones are kept", path, SET_ASIDE_MAX - 1)
         disk.remove_tree("set_aside.oldest", path)
-    target = aside / f"{directory.name}-{max(numbers.values(), default=0) + 1}"
-    disk.rename("set_aside.rename", directory, target)
-    for path in (directory.parent, aside, data_dir):
-        disk.sync_directory("set_aside.sync", path)
-    _log.error("%s: damaged, set aside as %s: %s", directory.name, target, reason)
-    return target
+    return aside / f"{name}-{max(numbers.values(), default=0) + 1}"
 
 
 def _number(path: Path) -> int:

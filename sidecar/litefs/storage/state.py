@@ -29,6 +29,7 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
         group: mark of the last multi-database image at or before `base_txid` (see `log_format`); 0: none.
         after_txid: in `state.next` only: images after this one make the replacement void.
         incoming: in `state.next` only: the file that becomes the base; see `incoming`.
+        aside: in `state.next` only: the directory in `dbs-aside` that takes the old state; "": it goes.
     """
 
     base_txid: int = 0
@@ -39,6 +40,7 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
     group: int = 0
     after_txid: int = (1 << 63) - 1
     incoming: str = ""
+    aside: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
