@@ -57,13 +57,15 @@ class Running:
         finally:
             reader.close()
 
-    def check(self, acknowledged: list[int], *, lost_max: int = 0) -> None:
-        """Every living node has the same rows; of those acknowledged at most `lost_max` are missing."""
+    def check(self, acknowledged: list[int], refused: list[int], *, lost_max: int = 0) -> None:
+        """Every living node has the same rows: all acknowledged ones but at most `lost_max`, and no refused one."""
         self.await_same_positions()
         found = [self.rows(node) for node in self.cluster.nodes if node.is_alive]
         assert all(rows == found[0] for rows in found)
         missing = set(acknowledged) - set(found[0])
         assert len(missing) <= lost_max, f"{len(missing)} rows are missing: {sorted(missing)[:10]}"
+        returned = sorted(set(refused) & set(found[0]))
+        assert not returned, f"{len(returned)} refused rows are there: {returned[:10]}"
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_the_primary_moves_by_order_and_by_accident_and_loses_nothing(trio: Cons
         eventually(lambda: primary.status().get("ready"), "it follows")
     finally:
         writer.stop()
-    running.check(writer.acknowledged)
+    running.check(writer.acknowledged, [])
 
 
 def test_all_of_a_primary_is_killed_and_another_takes_over_in_time(trio: ConsulCluster, mode: str) -> None:
@@ -142,7 +144,7 @@ def test_all_of_a_primary_is_killed_and_another_takes_over_in_time(trio: ConsulC
         writer.stop()
     assert successor.is_primary
     # Replication is asynchronous: what was acknowledged in the last moment may be lost, and nothing before.
-    running.check(writer.acknowledged, lost_max=50)
+    running.check(writer.acknowledged, [], lost_max=50)
 
 
 def test_what_only_a_vanished_primary_had_gives_way_to_the_new_primary(pair: ConsulCluster, mode: str) -> None:
@@ -188,7 +190,7 @@ def test_no_commit_is_accepted_after_the_lease_when_consul_is_frozen(pair: Consu
     primary = pair.await_primary()
     again = running.session(primary).connect(busy_timeout_ms=2000)
     await_true(lambda: _inserts(again, 1000), "it accepts commits again")
-    running.check([*range(1, row + 1), 1000])
+    running.check([*range(1, row + 1), 1000], [row + 1])
     assert "could not be renewed in time" in a.log_text()
 
 
@@ -230,7 +232,7 @@ def test_a_consul_that_comes_back_empty_gets_the_same_primary_again(pair: Consul
     finally:
         writer.stop()
     assert pair.agent.value(f"{KEY}/clusterid").startswith(b"LFSC")
-    running.check(writer.acknowledged)
+    running.check(writer.acknowledged, writer.refused)
 
 
 def test_an_operator_takes_the_key_away_and_the_primary_locks_it_again(pair: ConsulCluster) -> None:
@@ -246,7 +248,7 @@ def test_an_operator_takes_the_key_away_and_the_primary_locks_it_again(pair: Con
             _await_rows(writer, 20)
     finally:
         writer.stop()
-    running.check(writer.acknowledged)
+    running.check(writer.acknowledged, writer.refused)
 
 
 def test_a_transaction_that_is_open_when_the_lease_moves_is_refused_and_rolled_back(

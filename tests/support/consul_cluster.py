@@ -74,6 +74,7 @@ class Writer:
         """Args: sessions: one per node, on the same file names."""
         self._processes = [(session, session.process()) for session in sessions]
         self.acknowledged: list[int] = []
+        self.refused: list[int] = []
         self.gaps_s: list[float] = []
         """Between one acknowledged row and the next, when the node in between changed."""
         self.refusals: dict[int, str] = {}
@@ -108,8 +109,10 @@ class Writer:
             try:
                 if turn not in connections:
                     connections[turn] = session.connect(process=process, busy_timeout_ms=0)
-                connections[turn].unrecorded("INSERT INTO t VALUES (?)", row + 1)
+                row += 1  # never the same again: what was refused may be there, if the process died that refused it
+                connections[turn].unrecorded("INSERT INTO t VALUES (?)", row)
             except SqlError as error:
+                self.refused.append(row)
                 self.refusals[turn] = error.name
                 turn = (turn + 1) % len(self._processes)
                 old = connections.pop(turn, None)  # whoever could not write must open the database again
@@ -118,7 +121,6 @@ class Writer:
                 changed = True
                 self._stopping.wait(0.0005)
                 continue
-            row += 1
             now = time.monotonic()
             if changed:
                 self.gaps_s.append(now - last)
