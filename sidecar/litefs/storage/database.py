@@ -131,6 +131,7 @@ class Database:
         self.lost: Exception | None = None
         self.wal_mode = False
         self.is_state_busy = False
+        self._is_settling = False
         self.complete = state
         self._space = FreeSpace(disk, directory, time.monotonic)
         self.on_accept: Callable[[Database], None] = lambda database: None
@@ -374,14 +375,20 @@ class Database:
         Raises:
             OSError: the log could not be synced (the disk is lost), or the base not written (try again later).
         """
-        self.base.freeze_newest()
-        yield from self.sync_log()
-        base = self.base
-        with base.in_use():
-            while base is self.base and (layer := base.freeze(self.log.durable_txid)) is not None:
-                yield partial(base.write_layer, layer)
-                base.written(layer)
-        self.note_complete()
+        while self._is_settling:
+            yield None
+        self._is_settling = True  # or two would write the same layer, one of them over the pages of the next
+        try:
+            self.base.freeze_newest()
+            yield from self.sync_log()
+            base = self.base
+            with base.in_use():
+                while base is self.base and (layer := base.freeze(self.log.durable_txid)) is not None:
+                    yield partial(base.write_layer, layer)
+                    base.written(layer)
+            self.note_complete()
+        finally:
+            self._is_settling = False
 
     def note_complete(self) -> None:
         """Takes note of the present state if the base file holds all of it: S may move there.

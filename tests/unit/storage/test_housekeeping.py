@@ -137,6 +137,21 @@ def test_a_failed_write_of_the_base_is_tried_again(world: World, player: Player)
     assert world.database().base.path.read_bytes() == player.content
 
 
+def test_who_settles_a_database_waits_for_whoever_does_it_already(world: World, player: Player) -> None:
+    """A load that begins while the housekeeper writes a layer: the process died of it."""
+    world.commit(player, [2, 3], sync=False)
+    first, second = world.database().settle(), world.database().settle()
+    step = next(first)
+    try:
+        while True:
+            assert next(second) is None
+            step = first.send(step() if step is not None else None)
+    except StopIteration:
+        run(second)
+    assert world.database().is_settled
+    assert world.database().base.path.read_bytes() == player.content
+
+
 def test_a_replacement_during_a_checkpoint_keeps_its_own_state_file(world: World, player: Player) -> None:
     world.commit(player, [2])
     database: Database = world.database()
