@@ -17,7 +17,8 @@ Rules:
     3. A write before `committed_end` with the bytes that are there, or with a header that differs in salts and
        checksum only, means nothing. Any other is a rewind: SQLite recovered the WAL short of frames we
        committed and goes on from an older state; the next image carries every page as SQLite now sees it.
-    4. A refused commit leaves `tail` where it was, so that SQLite's second attempt is judged again.
+    4. A refused commit leaves `tail` where it was, so that SQLite's second attempt is judged again, and the bytes
+       that would have ended it inverted: a recovery of the wal-index must not find it.
     5. Database writes are checkpoints; `database.stale` tells which pages the base does not show yet.
     6. A WAL without a valid header is bytes that a file copy or a crash left: SQLite ignores it, and so do we. With
        another page size SQLite finds the database malformed; a commit there could not be taken, so it is refused.
@@ -182,12 +183,32 @@ class WalCapture:
         elif offset > self.tail:
             return None  # behind a hole: nothing SQLite does
         if end == start + self._frame_size and self._ending == start:
-            steps = self._commit(start)
+            try:
+                steps = self._commit(start)
+            except (CommitRefusedError, OSError):
+                self._spoil(offset, data)
+                raise
             if steps is not None:
-                return steps
+                return self._finish_or_spoil(steps, offset, data)
         if end > self.tail:
             self.tail = end
         return None
+
+    def _finish_or_spoil(self, steps: Steps[None], offset: int, data: bytes) -> Steps[None]:
+        try:
+            yield from steps
+        except (CommitRefusedError, OSError):
+            self._spoil(offset, data)
+            raise
+
+    def _spoil(self, offset: int, data: bytes) -> None:
+        """Makes the frame of a refused commit one whose checksum does not hold.
+
+        Else whoever recovers the wal-index next (a connection that is the first again, or the applier of a node that
+        became a replica) would find a transaction that was refused, and show it. The kernel forgets the pages of a
+        write that failed, so it reads these bytes. SQLite's second attempt writes the right ones again (rule 4).
+        """
+        self._file().write(offset, bytes(byte ^ 0xFF for byte in data))
 
     def _begin_frame(self, start: int, end: int) -> None:
         """A frame header, or a part of one, was written: the frame begins anew."""

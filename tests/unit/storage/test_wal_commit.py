@@ -5,7 +5,7 @@ import random
 import pytest
 
 from litefs.errors import CommitRefusedError, NotPrimaryError
-from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, encode_frame_header
+from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, WalReader, encode_frame_header
 from litefs.storage.steps import run
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.sqlite_player import PAGE_SIZE, Player, go_on
@@ -157,6 +157,35 @@ def test_a_refusal_is_repeated_and_the_frames_can_be_committed_later(world: Worl
     write(player, at(0), frame(3, 4, page(2)))
     assert world.database().txid == 3
     assert committed_page(player, 2) == player.pages[1]
+
+
+@pytest.mark.parametrize("cut", [0, 24, 500, PAGE_SIZE, FRAME_SIZE - 8])
+@pytest.mark.parametrize("page_n", [1, 200])
+def test_a_recovery_of_the_wal_does_not_find_what_was_refused(
+    world: World, player: Player, cut: int, page_n: int
+) -> None:
+    begin(player)
+    checksum = HEADER.checksum
+    offset, data = at(0), b""
+    for index in range(page_n):
+        is_last = index == page_n - 1
+        header, checksum = encode_frame_header(HEADER, checksum, index + 2, (page_n + 1) * is_last, page(index))
+        data = header + page(index)
+        if is_last:
+            break
+        write(player, offset, data)
+        offset += FRAME_SIZE
+    until, world.gate.primary_until = world.gate.primary_until, 0.0
+    if cut:
+        write(player, offset, data[:cut])
+    for _ in range(2):
+        with pytest.raises(NotPrimaryError):
+            write(player, offset + cut, data[cut:])
+    assert not [found for found in WalReader(player.served.wal.read).frames() if found.commit]
+    world.gate.primary_until = until
+    write(player, offset + cut, data[cut:])
+    assert world.database().txid == 3
+    assert len(list(WalReader(player.served.wal.read).frames())) == page_n
 
 
 def test_a_transaction_without_net_change_succeeds_on_a_replica_too(world: World, player: Player) -> None:
