@@ -272,7 +272,7 @@ class LinkServer:
             replacement.prepare_replacement(disk, directory, msgspec.structs.replace(state, aside=aside))
 
         try:
-            await self._loop.offload(prepare)
+            await self._loop.drive(database.alone(prepare))
         except OSError:
             discard_incoming(disk, directory, request.incoming)
             raise

@@ -31,7 +31,7 @@ from litefs.storage.latency import LatencyHistogram
 from litefs.storage.log import Log, LogRecord
 from litefs.storage.overlay import Overlay
 from litefs.storage.state import DatabaseState
-from litefs.storage.steps import LogSync, Steps, run
+from litefs.storage.steps import LogSync, Steps, T, pause, run
 from litefs.storage.transaction import Before, Change, Prepared, image_bytes_max, measure, prepare, prepare_small
 
 BASE_NAME = "database"
@@ -401,6 +401,17 @@ class Database:
         if base.size < self.page_n * self.page_size:
             base.truncate_file(self.page_n * self.page_size, self.txid)
         self.complete = self.state_now()
+
+    def alone(self, work: Callable[[], T]) -> Steps[T]:
+        """Replaces the state file, or every file, in a thread, when nobody else does."""
+        while self.is_state_busy:
+            yield pause
+        self.is_state_busy = True
+        try:
+            result: T = yield work
+        finally:
+            self.is_state_busy = False
+        return result
 
     @property
     def is_settled(self) -> bool:

@@ -108,5 +108,6 @@ class Housekeeper:
         log = database.log
         doomed = log.forget(through, now_s - self._retention_s)
         if doomed:
-            yield lambda: log.remove(doomed)
+            with log.in_use():
+                yield lambda: log.remove(doomed)
             _log.debug("%s: log begins at %016x", database.name, log.first_txid())

@@ -66,36 +66,41 @@ def prepare_replacement(disk: Disk, directory: Path, state: DatabaseState) -> No
             disk.sync_directory("replacement.parents", path)
         write_state(disk, directory, state, NEXT_STATE_NAME)
     except OSError:
-        cancel_replacement(disk, directory)
+        cancel_replacement(disk, directory, state.incoming)
         raise
     if superseded is not None and superseded.incoming not in ("", state.incoming):
         discard_incoming(disk, directory, superseded.incoming)
 
 
-def cancel_replacement(disk: Disk, directory: Path) -> None:
-    """Takes a prepared replacement back, durably.
+def cancel_replacement(disk: Disk, directory: Path, incoming: str) -> None:
+    """Takes the replacement by `incoming` back, durably. Another that was prepared since stays.
 
     Raises:
+        CorruptStateError: `state.next` cannot be believed.
         DiskLostError: it may happen at the next start, so the process must not go on.
     """
     path = directory / NEXT_STATE_NAME
     try:
-        if path.exists():
+        planned = read_state(directory, NEXT_STATE_NAME)
+        if planned is not None and planned.incoming == incoming:
             disk.unlink("replacement.cancel", path)
             disk.sync_directory("replacement.cancel_directory", directory)
     except OSError as error:
         raise DiskLostError(f"cannot cancel {path}: {error}") from error
 
 
-def finish(disk: Disk, directory: Path) -> bool:
-    """Carries out a prepared replacement by renames only. Returns False if none is prepared. Runs off the loop.
+def finish(disk: Disk, directory: Path, incoming_name: str) -> bool:
+    """Carries out the replacement by `incoming_name`, by renames only. Runs off the loop.
+
+    Returns:
+        False, with nothing done, if it is not prepared any more.
 
     Raises:
         CorruptStateError: `state.next` cannot be believed.
         OSError: a start will finish it.
     """
     planned = read_state(directory, NEXT_STATE_NAME)
-    if planned is None:
+    if planned is None or planned.incoming != incoming_name:
         return False
     incoming, log_dir = directory / planned.incoming, directory / LOG_NAME
     if planned.aside:
@@ -144,9 +149,9 @@ def finish_at_start(disk: Disk, directory: Path) -> None:
         found.close(disk)
         if found.last_txid() > planned.after_txid:
             _log.warning("%s: a replacement is cancelled: commits came after it was prepared", directory.name)
-            cancel_replacement(disk, directory)
+            cancel_replacement(disk, directory, planned.incoming)
             return
-    finish(disk, directory)
+    finish(disk, directory, planned.incoming)
 
 
 def plan_in_place(
@@ -172,14 +177,13 @@ def plan_in_place(
         after_txid=database.txid,
         incoming=incoming,
     )
-    yield partial(prepare_replacement, database.disk, database.directory, state)
-    planned = PlannedState(state=state, sums=sums)
+    yield from database.alone(partial(prepare_replacement, database.disk, database.directory, state))
     try:
-        check_may_flip(database, planned.state)
+        check_may_flip(database, state)
     except CommitRefusedError:
-        yield partial(cancel_replacement, database.disk, database.directory)
+        yield from cancel(database, state)
         raise
-    return planned
+    return PlannedState(state=state, sums=sums)
 
 
 def plan_from(database: Database, page_size: int, size: int, read: ReadAt) -> Steps[PlannedState]:
@@ -214,8 +218,13 @@ def give_up_plan(database: Database, planned: PlannedState) -> Steps[None]:
     Raises:
         DiskLostError: the process must stop.
     """
-    yield partial(cancel_replacement, database.disk, database.directory)
+    yield from cancel(database, planned.state)
     discard_incoming(database.disk, database.directory, planned.state.incoming)
+
+
+def cancel(database: Database, state: DatabaseState) -> Steps[None]:
+    """`cancel_replacement`, off the loop."""
+    yield from database.alone(partial(cancel_replacement, database.disk, database.directory, state.incoming))
 
 
 def check_may_flip(database: Database, state: DatabaseState) -> None:
@@ -226,33 +235,32 @@ def check_may_flip(database: Database, state: DatabaseState) -> None:
         raise CommitRefusedError(f"{database.name}: committed to while it was to be replaced")
 
 
-def carry_out(database: Database) -> Steps[None]:
+def carry_out(database: Database, state: DatabaseState) -> Steps[None]:
     """Puts a prepared state in the place of a database's files; `database` still goes by the old ones.
 
-    From here on its log takes nothing any more, and the housekeeping leaves its files alone.
+    From here on its log takes nothing any more.
 
     Raises:
-        CommitRefusedError: a transaction is being put into the log; nothing was done.
+        CommitRefusedError: a transaction is being put into the log, or another state was prepared; nothing was done.
         DiskLostError: the next start finishes it, so the process must stop.
     """
     log = database.log
     if log.is_held or log.last_txid != database.logged_txid:
         raise CommitRefusedError(f"{database.name}: a transaction is under way")
-    if not (database.directory / NEXT_STATE_NAME).exists():
-        raise CommitRefusedError(f"{database.name}: no replacement is prepared")
     log.is_held = True
+    is_done = False
     try:
         # What is under way in threads knows files by their names, which are about to bear other ones.
         yield from database.sync_log()
-        while log.is_used or database.is_state_busy:
+        while log.is_used:
             yield pause
-        database.is_state_busy = True
-        try:
-            yield partial(finish, database.disk, database.directory)
-        finally:
-            database.is_state_busy = False
+        is_done = yield from database.alone(partial(finish, database.disk, database.directory, state.incoming))
     except OSError as error:
         raise DiskLostError(f"{database.name}: replacing its state: {error}") from error
+    finally:
+        log.is_held = is_done
+    if not is_done:
+        raise CommitRefusedError(f"{database.name}: this replacement is not prepared any more")
 
 
 def flip_in_place(database: Database, planned: PlannedState) -> Steps[None]:
@@ -264,9 +272,9 @@ def flip_in_place(database: Database, planned: PlannedState) -> Steps[None]:
     """
     try:
         check_may_flip(database, planned.state)
-        yield from carry_out(database)
+        yield from carry_out(database, planned.state)
     except CommitRefusedError:
-        yield partial(cancel_replacement, database.disk, database.directory)
+        yield from cancel(database, planned.state)
         raise
     try:
         database.reopen(planned.state, planned.sums)

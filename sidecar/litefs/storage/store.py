@@ -234,9 +234,9 @@ class Store:
             sums = yield partial(replacement.take_sums, self.disk, directory, planned.incoming, planned.page_n)
             if self.gate.is_open:
                 replacement.check_may_flip(old.database, planned)
-            yield from replacement.carry_out(old.database)
+            yield from replacement.carry_out(old.database, planned)
         except (CommitRefusedError, OSError, FormatError):
-            yield partial(replacement.cancel_replacement, self.disk, directory)
+            yield from replacement.cancel(old.database, planned)
             discard_incoming(self.disk, directory, planned.incoming)
             raise
         old.dead = old.is_replaced = True

@@ -346,6 +346,47 @@ def test_a_flip_after_a_commit_of_the_primary_is_refused(world: World) -> None:
     world.close()
 
 
+def test_of_two_replacements_the_one_prepared_last_is_carried_out(world: World, restart: Restart) -> None:
+    """A load is about to be flipped in when an import is prepared: the load is refused, and not taken for it."""
+    player = world.player()
+    world.commit(player, range(1, 4))
+    loaded = b"".join(player.change([2], 2))
+    served = player.served
+    served.truncate(0, by_sqlite=False)
+    served.write(0, loaded, by_sqlite=False)
+    steps = served.sync()
+    imported: list[bytes] = []
+
+    def with_an_import() -> Steps[None]:
+        result = None
+        while not (world.database().directory / NEXT_STATE_NAME).exists():
+            result = yield steps.send(result)
+        imported.append(prepare(world, player, txid=2))
+        step = steps.send(result)
+        while True:
+            step = steps.send((yield step))
+
+    with pytest.raises(CommitRefusedError, match="not prepared any more"):
+        run(with_an_import())
+    assert not world.database().log.is_held
+    run(world.store.flip_replacement("a.db"))
+    assert [shown(world)] == imported
+    assert [shown(restart(world))] == imported
+
+
+def test_a_load_takes_the_place_of_an_import_that_was_prepared_and_never_came(world: World, restart: Restart) -> None:
+    player = world.player()
+    world.commit(player, range(1, 4))
+    prepare(world, player, txid=2)
+    data = b"".join(player.change([2], 2))
+    player.load(data)
+    assert shown(world) == data
+    assert incoming_files(world) == []
+    with pytest.raises(CorruptStateError, match="no replacement"):
+        run(world.store.flip_replacement("a.db"))
+    assert shown(restart(world)) == data
+
+
 def test_what_was_served_before_a_flip_is_dead(world: World) -> None:
     player = world.player()
     world.commit(player, range(1, 5))
