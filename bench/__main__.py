@@ -14,12 +14,18 @@ from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 
-from bench import concurrency, rates, replication, report, sizes
+from bench import concurrency, followers, rates, replication, report, sizes
 from bench.targets import commands, running
 from bench.workload import Round, Workload
 from litefs.filesystem.wakefulness import DEVICE
 
-ALL = [*rates.WORKLOADS, *replication.WORKLOADS, *sizes.WORKLOADS, *concurrency.WORKLOADS]
+ALL = [
+    *rates.WORKLOADS,
+    *replication.WORKLOADS,
+    *sizes.WORKLOADS,
+    *concurrency.WORKLOADS,
+    *followers.WORKLOADS,
+]
 
 
 def measure(
