@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from litefs.node.mounted_database import Page
@@ -112,22 +112,28 @@ def test_readers_see_every_transaction_whole_at_once_and_without_waiting(world: 
 
 
 class PublishesTooEarly(WalWriter):
-    """Control: the header first, and readers come by before the index is there."""
+    """Control: the header when half of the index is there, and readers come by before the rest is."""
 
     readers: Readers
 
     def _write_frames(self, index: WalIndexMap, pages: Iterable[Page], commit: int) -> tuple[int, tuple[int, int]]:
-        entered: list[tuple[int, list[int]]] = []
+        missing: list[tuple[int, Sequence[int]]] = []
         enter = index.append
-        index.append = lambda first_frame, pgnos: entered.append((first_frame, list(pgnos)))  # type: ignore[method-assign]
+
+        def enter_half(first_frame: int, pgnos: Sequence[int]) -> None:
+            half = len(pgnos) // 2
+            enter(first_frame, pgnos[:half])
+            missing.append((first_frame + half, pgnos[half:]))
+
+        index.append = enter_half  # type: ignore[method-assign]
         frame_n, checksum = super()._write_frames(index, pages, commit)
-        index.append = enter  # type: ignore[method-assign]
         change, mx_frame, page_n, before = self._change, self._mx_frame, self._page_n, self._checksum
         self._publish(index, mx_frame + frame_n, commit, checksum)
         self._change, self._mx_frame, self._page_n, self._checksum = change, mx_frame, page_n, before
-        self.readers.wait_for_reads(1)
-        for first_frame, pgnos in entered:
-            index.append(first_frame, pgnos)
+        self.readers.wait_for_reads(2)
+        for first_frame, pgnos in missing:
+            enter(first_frame, pgnos)
+        index.append = enter  # type: ignore[method-assign]
         return frame_n, checksum
 
 

@@ -12,6 +12,15 @@ import sqlite3
 import sys
 
 
+def opened(path: str) -> sqlite3.Connection:
+    """Returns a connection that waits for nobody: only opening may, for SQLite itself locks others out there."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+    connection.execute("PRAGMA cache_size = 5")
+    connection.execute("SELECT n FROM state").fetchone()
+    connection.execute("PRAGMA busy_timeout = 0")
+    return connection
+
+
 def judge(connection: sqlite3.Connection, chance: random.Random) -> tuple[int, list[str]]:
     """Reads in one transaction, in several ways. Returns the number seen, and what does not agree."""
     wrong = []
@@ -35,8 +44,7 @@ def main() -> None:
     with open(words_path, "r+b") as file:
         words = memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
     chance = random.Random(number)
-    connection = sqlite3.connect(path, isolation_level=None, timeout=0)
-    connection.execute("PRAGMA cache_size = 5")
+    connection = opened(path)
     wrong: list[str] = []
     before = 0
     while not words[1]:
@@ -57,7 +65,7 @@ def main() -> None:
         words[1 + number] += 1
         if chance.random() < 0.02:
             connection.close()
-            connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+            connection = opened(path)
     print(json.dumps(wrong[:10]))
 
 
