@@ -10,11 +10,12 @@
     POST /promote     LiteFS     200 when the primary has handed its lease to this node; 409 if that is no candidate
     POST /handoff     LiteFS     200 when the replica `nodeID` has been sent the lease
     /halt /tx         LiteFS     501: not in this version
+    GET /debug/vars   LiteFS     role and positions, as Go's expvar
     GET /status       ours       role, positions, lag and followers as JSON
     GET /healthz      ours       200 while the process works
     GET /readyz       ours       200 once the node is primary or has caught up with one, else 503
 
-Refusals are `text/plain`, one line. Every answer but that of `/metrics` names the node and the cluster.
+Refusals are `text/plain`, one line. Nearly every answer names the node and the cluster.
 """
 
 import asyncio
@@ -53,7 +54,7 @@ from litefs.http.pump import pump
 from litefs.http.replication import ReplicationStream, StreamSettings
 from litefs.http.responses import ProducedResponse
 from litefs.http.snapshot_images import open_export
-from litefs.http.status import info_document, status_document
+from litefs.http.status import info_document, status_document, vars_document
 from litefs.http.status_table import status_of
 
 FOLLOWER_DEADLINE_S = 4.0
@@ -71,6 +72,9 @@ NODE_ID = re.compile(r"[0-9A-Fa-f]{1,16}", re.ASCII)
 LEAD_CHECK_S = 0.005
 LEAD_CHECKS_MAX = 400
 """A node that has been given the lease is primary some milliseconds later; 2 s at most are waited for that."""
+
+UNNAMED_PATHS = frozenset({"/metrics", "/debug/vars"})
+"""Their answers do not say which node and cluster they come from, as with LiteFS."""
 
 LEASE_EXPIRED = "lease expired"
 """What LiteFS answers, with 503, to a request that only the primary can serve."""
@@ -110,6 +114,7 @@ class NodeApi:
             ("POST", "/import", self.import_database),
             ("GET", "/info", self.info),
             ("GET", "/status", self.status),
+            ("GET", "/debug/vars", self.variables),
             ("GET", "/events", self.events),
             ("GET", "/metrics", self.metrics),
             ("GET", "/healthz", self.healthz),
@@ -211,6 +216,11 @@ class NodeApi:
         document = status_document(self._node.status(), self._feed.positions, self._followers.connected)
         return Response(document, media_type="application/json")
 
+    async def variables(self) -> Response:
+        """Tells role and positions in the form of Go's expvar."""
+        document = vars_document(self._node.status(), self._feed.positions)
+        return Response(document, headers={"Content-Type": "application/json; charset=utf-8"})
+
     async def events(self) -> Response:
         """Streams transactions and changes of the primary."""
         return ProducedResponse(EventStream(self._node, self._feed, self._executor).run, media_type="application/json")
@@ -278,7 +288,7 @@ def create_app(
 
 
 class IdentityHeaders:
-    """Puts the node's and the cluster's id on every answer but that of `/metrics`."""
+    """Puts the node's and the cluster's id on every answer but those of `UNNAMED_PATHS`."""
 
     def __init__(self, app: ASGIApp, node: NodeView) -> None:
         """Args: app: the application whose answers they are put on."""
@@ -289,7 +299,7 @@ class IdentityHeaders:
         """Serves one request."""
 
         async def send_named(message: Message) -> None:
-            if message["type"] == "http.response.start" and scope["path"] != "/metrics":
+            if message["type"] == "http.response.start" and scope["path"] not in UNNAMED_PATHS:
                 status = self._node.status()
                 headers = MutableHeaders(scope=message)
                 headers["Litefs-Id"] = f"{status.node_id:016X}"

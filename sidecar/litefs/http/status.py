@@ -104,6 +104,19 @@ def info_document(status: NodeStatus, data_dir: str) -> bytes:
     return json.dumps(fields, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
+def vars_document(status: NodeStatus, databases: Mapping[str, DatabaseInfo]) -> bytes:
+    """Returns the JSON of `GET /debug/vars`: LiteFS's own variable, without the locks, which the kernel has here."""
+    store = {
+        "isPrimary": status.is_primary,
+        "candidate": status.candidate,
+        "dbs": {
+            name: {"name": name, "txid": f"{database.txid:016x}", "checksum": f"{database.checksum:016x}"}
+            for name, database in sorted(databases.items())
+        },
+    }
+    return json.dumps({"store": store}, ensure_ascii=False).encode() + b"\n"
+
+
 def _database_status(database: DatabaseInfo) -> DatabaseStatus:
     return DatabaseStatus(
         name=database.name,

@@ -131,6 +131,21 @@ def test_an_unknown_cluster_id_is_left_out(node: FakeNode, served: Served) -> No
     assert "litefs-cluster-id" not in answer.headers
 
 
+def test_debug_vars_are_go_s_without_the_locks(node: FakeNode, served: Served) -> None:
+    node.create("one.db")
+    committed = node.commit("one.db", 1)
+    answer = served.request("GET", "/debug/vars")
+    theirs = PAIRS["debug/vars: key store only"]["response"]["json_store"]
+    ours = json.loads(answer.body)["store"]
+    assert set(ours) == set(theirs)
+    assert set(ours["dbs"]["one.db"]) == set(theirs["dbs"]["one.db"]) - {"locks"}
+    assert ours["dbs"]["one.db"] == {
+        "name": "one.db", "txid": f"{committed.txid:016x}", "checksum": f"{committed.checksum:016x}",
+    }  # fmt: skip
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+    assert "litefs-id" not in answer.headers
+
+
 def test_status_tells_databases_and_followers(node: FakeNode, served: Served) -> None:
     node.create("a.db")
     first = node.commit("a.db", 1)
@@ -198,7 +213,7 @@ def test_metrics_of_ours_say_what_the_filesystem_process_counted(node: FakeNode,
         'litefs_lease_event_count{event="promotions"} 1.0',
         'litefs_role{role="primary"} 1.0',
         'litefs_role{role="replica"} 0.0',
-        'litefs_lease_remaining_seconds 7.5',
+        "litefs_lease_remaining_seconds 7.5",
     ):
         assert line in lines
 
