@@ -355,7 +355,7 @@ class Database:
     # ---- durability, off the loop ----
 
     def sync_log(self) -> Steps[None]:
-        """Makes everything in the log durable; others run meanwhile.
+        """Makes everything in the log durable; others run meanwhile. What was replaced needs no sync.
 
         Raises:
             OSError: durability of what was appended since the last sync is unknown.
@@ -363,7 +363,7 @@ class Database:
         log = self.log
         fds, txid = log.unsynced()
         void_n = log.void_n
-        if fds:
+        if fds and not log.is_retired:
             with log.in_use():
                 yield LogSync(lambda: log.sync_descriptors(fds))
                 if log.void_n == void_n:
@@ -376,14 +376,14 @@ class Database:
             OSError: the log could not be synced (the disk is lost), or the base not written (try again later).
         """
         while self._is_settling:
-            yield None
+            yield pause
         self._is_settling = True  # or two would write the same layer, one of them over the pages of the next
         try:
             self.base.freeze_newest()
             yield from self.sync_log()
             base = self.base
             with base.in_use():
-                while base is self.base and (layer := base.freeze(self.log.durable_txid)) is not None:
+                while not base.is_retired and (layer := base.freeze(self.log.durable_txid)) is not None:
                     yield partial(base.write_layer, layer)
                     base.written(layer)
             self.note_complete()
@@ -396,7 +396,7 @@ class Database:
         In WAL mode that is so when a checkpoint has caught up, and under steady writing at no other time.
         """
         base = self.base
-        if self.stale or base.layers or self.log.durable_txid < self.txid:
+        if base.is_retired or self.stale or base.layers or self.log.durable_txid < self.txid:
             return
         if base.size < self.page_n * self.page_size:
             base.truncate_file(self.page_n * self.page_size, self.txid)

@@ -62,7 +62,7 @@ class Housekeeper:
     def checkpoint_due(self, database: Database, now_s: float) -> bool:
         """The base held everything at some position after S, and enough has happened since S."""
         database.note_complete()
-        if database.complete.base_txid <= database.base_txid or database.base.is_doubtful:
+        if database.base.is_retired or database.complete.base_txid <= database.base_txid or database.base.is_doubtful:
             return False
         _, when, size = self._checkpointed.setdefault(
             database.name, (database.base_txid, now_s, database.log.size_bytes)
@@ -81,7 +81,7 @@ class Housekeeper:
         base, disk, directory = database.base, database.disk, database.directory
         with base.in_use():
             yield base.sync
-        if database.base is not base or database.is_state_busy:
+        if base.is_retired or database.is_state_busy:
             return  # replaced meanwhile, or about to be: the state file is of the new base
         database.is_state_busy = True
         try:

@@ -6,7 +6,7 @@ from litefs.storage import housekeeping
 from litefs.storage.base_file import Layer
 from litefs.storage.database import Database
 from litefs.storage.state import read_state
-from litefs.storage.steps import Steps, run
+from litefs.storage.steps import Steps, pause, run
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.sqlite_player import Player
 from tests.support.storage_world import NEVER, World
@@ -144,12 +144,30 @@ def test_who_settles_a_database_waits_for_whoever_does_it_already(world: World, 
     step = next(first)
     try:
         while True:
-            assert next(second) is None
+            assert next(second) is pause
             step = first.send(step() if step is not None else None)
     except StopIteration:
         run(second)
     assert world.database().is_settled
     assert world.database().base.path.read_bytes() == player.content
+
+
+def test_a_database_that_was_replaced_meanwhile_is_left_alone(world: World, player: Player) -> None:
+    """The housekeeper has it on its list still. Its files are closed, and its paths are those of the new one."""
+    world.commit(player, [2, 3], sync=False)
+    old = world.database()
+    checkpoint = world.housekeeper.checkpoint(old, NEVER)
+    step = next(checkpoint)
+    assert step is not None
+    world.replace(player, range(1, 6), 5, txid=old.txid + 1)
+    assert world.database() is not old
+    with pytest.raises(StopIteration):
+        checkpoint.send(step())
+    run(world.housekeeper.settle(old))
+    assert not world.housekeeper.checkpoint_due(old, NEVER)
+    state = read_state(old.directory)
+    assert state is not None
+    assert (state.base_txid, state.page_n) == (world.database().txid, 5)
 
 
 def test_a_replacement_during_a_checkpoint_keeps_its_own_state_file(world: World, player: Player) -> None:
