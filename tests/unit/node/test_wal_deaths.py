@@ -1,5 +1,6 @@
 """I5: the writer killed at each of its points, whoever else has the database open, and the next writer."""
 
+import os
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -189,6 +190,22 @@ def test_a_wal_index_that_does_not_fit_its_wal_is_recovered_under_a_live_connect
     reader.call("close", 0)
     world.close_writers()
     assert world.checkpointed() == world.last.state
+
+
+def test_a_wal_shorter_than_its_index_says_is_recovered_as_far_as_it_goes(world: WalWorld) -> None:
+    second, third = two_transactions(world)
+    reader = idle(world)
+    writer = world.writer()
+    apply(writer, second)
+    size = world.wal_path.stat().st_size
+    apply(writer, third)
+    world.close_writers()
+    os.truncate(world.wal_path, size + 5000)
+    writer = world.writer()
+    check_index(world.shm_path.read_bytes(), world.wal_path.read_bytes())
+    assert numbers(reader) == [2]
+    apply(writer, third)
+    assert numbers(reader) == [3]
 
 
 def test_a_death_while_wal_mode_is_left_loses_nothing(world: WalWorld) -> None:
