@@ -182,6 +182,14 @@ def test_a_directory_of_another_layout_is_refused(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
+def test_a_directory_of_the_original_litefs_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "dbs" / "app.db" / "ltx").mkdir(parents=True)
+    (tmp_path / "dbs" / "app.db" / "database").write_bytes(b"SQLite format 3")
+    with pytest.raises(DataDirVersionError, match=r"belongs to LiteFS 0\.5"):
+        open_store(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["dbs"]
+
+
 @pytest.mark.parametrize("name", ["id", "starts"])
 def test_a_damaged_number_is_named(tmp_path: Path, name: str) -> None:
     open_store(tmp_path)

@@ -2,7 +2,7 @@
 
     0    done
     1    the command failed; also what no table knows, with a traceback
-    2    the command line or the configuration is refused; nothing was created
+    2    the command line, the configuration or the data directory is refused; nothing was created
     N    `litefs mount`: the exit code of the application; 128 + N when signal N ended it
     99   the data directory cannot be trusted to take another write; a restart recovers
     130  interrupted by Ctrl-C
@@ -10,7 +10,7 @@
 Source: LiteFS 0.5.14, `cmd/litefs/main.go`; 130 is what shells use.
 """
 
-from litefs.errors import ConfigError, DiskLostError, LiteFSError
+from litefs.errors import ConfigError, DataDirVersionError, DiskLostError, LiteFSError
 
 FAILURE = 1
 REFUSED = 2
@@ -19,6 +19,7 @@ INTERRUPTED = 130
 
 _CODES: dict[type[BaseException], int] = {
     ConfigError: REFUSED,
+    DataDirVersionError: REFUSED,
     DiskLostError: DISK_LOST,
     LiteFSError: FAILURE,
     KeyboardInterrupt: INTERRUPTED,

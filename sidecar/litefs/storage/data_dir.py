@@ -27,7 +27,7 @@ class DataDir:
 
         Raises:
             DataDirLockedError: another process has it.
-            DataDirVersionError: it was written by another layout.
+            DataDirVersionError: it was written by another layout, or by another program; nothing was created.
             CorruptStateError: a file in it cannot be believed.
             OSError: it cannot be used.
         """
@@ -52,6 +52,11 @@ class DataDir:
         try:
             version = path.read_text().strip()
         except FileNotFoundError:
+            if foreign := next(self.path.glob("dbs/*/ltx"), None):
+                raise DataDirVersionError(
+                    f"{foreign}: this directory belongs to LiteFS 0.5, which keeps its log in another way; "
+                    "start with an empty one, and follow a primary or import the databases"
+                ) from None
             self._disk.replace_file("data_dir.version", path, LAYOUT_VERSION.encode() + b"\n")
             return
         if version != LAYOUT_VERSION:
