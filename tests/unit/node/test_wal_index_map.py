@@ -118,6 +118,13 @@ def test_an_apply_that_fails_leaves_entries_for_the_next_one_to_remove(index: In
     index.check()
 
 
+def test_pages_of_an_apply_that_failed_are_found_when_they_come_again(index: Index) -> None:
+    index.append([1, 2, 3])
+    index.map.append(4, [2, 2, 5])
+    index.append([2, 5])
+    index.check()
+
+
 def test_after_a_restart_nothing_old_is_found(index: Index) -> None:
     index.append(range(1, SECOND + 100))
     index.pgnos.clear()
