@@ -25,10 +25,17 @@ class ConsulNode(LitefsNode):
     """A node whose lease is in Consul."""
 
     def __init__(
-        self, root: Path, agent: ConsulAgent, *, ttl_s: float = 2.0, candidate: bool = True, extra: str = ""
+        self,
+        root: Path,
+        agent: ConsulAgent,
+        *,
+        ttl_s: float = 2.0,
+        candidate: bool = True,
+        extra: str = "",
+        command: list[str] | None = None,
     ) -> None:
         """Makes directories and configuration; starts nothing. Args: extra: YAML lines below `lease:`."""
-        super().__init__(root)
+        super().__init__(root, command=command)
         self.config_path.write_text(
             f'fuse:\n  dir: "{self.mount_dir}"\n'
             f'data:\n  dir: "{self.data_dir}"\n'
@@ -45,8 +52,15 @@ class ConsulNode(LitefsNode):
 
     def status(self) -> dict[str, Any]:
         """Returns `GET /status`; an empty one while the node does not answer."""
+        return self._get("/status")
+
+    def info(self) -> dict[str, Any]:
+        """Returns `GET /info`, which nodes of any make have; an empty one while the node does not answer."""
+        return self._get("/info")
+
+    def _get(self, path: str) -> dict[str, Any]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
                 document: dict[str, Any] = json.load(answer)
         except (OSError, ValueError):
             return {}
@@ -131,11 +145,16 @@ class Writer:
 class ConsulCluster:
     """Nodes `a`, `b`, ... on one Consul."""
 
-    def __init__(self, root: Path, size: int, *, ttl_s: float = 2.0) -> None:
-        """Makes directories and configuration; starts nothing."""
+    def __init__(
+        self, root: Path, size: int, *, ttl_s: float = 2.0, programs: dict[int, list[str]] | None = None
+    ) -> None:
+        """Makes directories and configuration; starts nothing. Args: programs: by number, of nodes of another make."""
         root.mkdir(parents=True, exist_ok=True)
         self.agent = ConsulAgent(root)
-        self.nodes = [ConsulNode(root / name, self.agent, ttl_s=ttl_s) for name in "abcde"[:size]]
+        self.nodes = [
+            ConsulNode(root / name, self.agent, ttl_s=ttl_s, command=(programs or {}).get(number))
+            for number, name in enumerate("abcde"[:size])
+        ]
         self._sessions: list[Session] = []
 
     def start(self) -> None:
