@@ -172,31 +172,17 @@ class Replicas:
 def flip(mount_dir: str, ready: m.ReplacementReady, guard: ShmGuard) -> None:
     """Carries out a prepared replacement through the mount: the rename is what everybody sees at once.
 
-    Connections opened before are dead: database and WAL answer ESTALE. The order makes sure that they notice: only when
-    the kernel has no page of the old files any more is the wal-index voided that made them believe their caches.
+    Connections opened before are dead: the attributes of database and WAL are ESTALE from then on. A WAL connection
+    that believes its cache is told by its voided wal-index, and cannot rebuild that without the WAL's size.
 
     The side files go first, or the new database would be read through them; until the rename nobody else can
     make new ones.
     """
     path = os.path.join(mount_dir, ready.name)
-    old_fds = [fd for name in (path, path + "-wal") if (fd := _open_if_there(name)) >= 0]
-    try:
-        for suffix in ("-shm", "-wal", "-journal"):
-            try:
-                os.unlink(path + suffix)
-            except FileNotFoundError:
-                continue
-        os.rename(os.path.join(mount_dir, ready.mount_name), path)
-        for fd in old_fds:
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        guard.zero(ready.name)
-    finally:
-        for fd in old_fds:
-            os.close(fd)
-
-
-def _open_if_there(path: str) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return -1
+    for suffix in ("-shm", "-wal", "-journal"):
+        try:
+            os.unlink(path + suffix)
+        except FileNotFoundError:
+            continue
+    os.rename(os.path.join(mount_dir, ready.mount_name), path)
+    guard.zero(ready.name)
