@@ -3,12 +3,13 @@
 import os
 import shutil
 import sqlite3
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from litefs.formats.wal import WAL_HEADER_SIZE
+from litefs.formats.wal import WAL_HEADER_SIZE, wal_checksum
 from litefs.node.wal_scan import Committed, frame_offset, read_header, scan
 from tests.unit.node.wal_world import WalWorld, apply, wal_world
 
@@ -85,6 +86,20 @@ def test_every_damage_counts_as_much_as_for_sqlite(tmp_path: Path, files: tuple[
         changed = wal[:at] + bytes([wal[at] ^ 1 << (at & 7)]) + wal[at + 1 :]
         counts.add(assert_as_sqlite(tmp_path / "d", database, changed))
     assert 0 in counts
+
+
+@pytest.mark.parametrize("pgno", [0, 1])
+def test_a_frame_counts_with_a_page_number_only(tmp_path: Path, files: tuple[bytes, bytes], pgno: int) -> None:
+    """All else about the frame is as it should be."""
+    database, wal = files
+    found = scanned(place(tmp_path / "d", database, wal))
+    assert found is not None
+    start, page = struct.pack(">II", pgno, found.page_n), database[:PAGE_SIZE]
+    checksum = wal_checksum(start + page, *found.checksum, big_endian=bool(wal[3] & 1))
+    frame = start + wal[16:24] + struct.pack(">II", *checksum) + page
+    at = frame_offset(len(found.pgnos) + 1, PAGE_SIZE)
+    changed = wal[:at] + frame + wal[at + len(frame) :]
+    assert assert_as_sqlite(tmp_path / "d", database, changed) == len(found.pgnos) + (pgno > 0)
 
 
 def test_frames_of_the_wal_before_do_not_count(tmp_path: Path, files: tuple[bytes, bytes]) -> None:
