@@ -52,14 +52,10 @@ from litefs.http.names import check_database_name
 from litefs.http.node_view import NodeView
 from litefs.http.pump import pump
 from litefs.http.replication import ReplicationStream, StreamSettings
-from litefs.http.responses import ProducedResponse
+from litefs.http.responses import CONNECTION_EXTENSION, ProducedResponse
 from litefs.http.snapshot_images import open_export
 from litefs.http.status import info_document, status_document, vars_document
 from litefs.http.status_table import status_of
-
-FOLLOWER_DEADLINE_S = 4.0
-"""A replica that takes or acknowledges nothing for so long is dead, or as good as that: it may call again, and goes on
-where it stopped. With the heartbeat that finds it out, each second, that is five seconds: as for a silent primary."""
 
 POSITION_MAP_BYTES_MAX = 4 << 20
 """About 100,000 databases with names of ordinary length."""
@@ -148,7 +144,11 @@ class NodeApi:
         has_channels = request.headers.get(VERSION_HEADER) == VERSION
         client = request.client
         follower = Follower(
-            node_id=caller[:16], address=f"{client.host}:{client.port}" if client else "", positions=positions
+            node_id=caller[:16],
+            address=f"{client.host}:{client.port}" if client else "",
+            positions=positions,
+            names=frozenset(names.split(",")) if names else None,
+            has_channels=has_channels,
         )
         stream = ReplicationStream(
             self._node,
@@ -157,14 +157,12 @@ class NodeApi:
             self._followers,
             follower,
             self._settings,
-            names=frozenset(names.split(",")) if names else None,
-            has_channels=has_channels,
+            request.scope["extensions"][CONNECTION_EXTENSION]["set_dead_after"],
         )
         logger.info("replica %s at %s follows with %d databases", follower.node_id, follower.address, len(positions))
         return ProducedResponse(
             partial(self._streams.run, stream),
             headers={VERSION_HEADER: VERSION} if has_channels else None,
-            deadline_s=FOLLOWER_DEADLINE_S,
         )
 
     async def _leads_soon(self) -> bool:

@@ -29,6 +29,8 @@ class Follower:
         ready: it has been brought to our position once.
         sent_bytes: of the body, so far.
         since: Unix seconds at which it called.
+        names: the only databases it wants; all if None.
+        has_channels: it knows `formats/stream_channels.py`.
     """
 
     node_id: str
@@ -37,6 +39,8 @@ class Follower:
     ready: bool = False
     sent_bytes: int = 0
     since: float = field(default_factory=time.time)
+    names: frozenset[str] | None = None
+    has_channels: bool = False
 
     def behind_n(self, databases: Mapping[str, DatabaseInfo]) -> int:
         """Returns how many transactions have not been sent to it yet, over all databases."""

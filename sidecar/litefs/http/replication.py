@@ -21,6 +21,7 @@ Source: LiteFS 0.5.14, POST /stream.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,13 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 """Silence after which a heartbeat is due; followers take ten times that for death."""
+
+LIVE_DEAD_AFTER_S = 4.0
+"""A follower that is caught up and acknowledges, or takes, nothing for so long is dead, or as good as that: it may call
+again, and goes on where it stopped. With the heartbeat that finds it out that is five seconds."""
+
+BEHIND_DEAD_AFTER_S = 30.0
+"""The same while it has much to write: a slow disk that is taken for dead would never get through a snapshot."""
 
 LOG_READERS_MAX = 32
 """Logs that one stream keeps open, at most four descriptors each. A database beyond that is searched again."""
@@ -72,12 +80,18 @@ class ReplicationStream:
         followers: Followers,
         follower: Follower,
         settings: StreamSettings,
-        names: frozenset[str] | None = None,
-        *,
-        has_channels: bool = False,
+        set_dead_after: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """Args: executor: reads and compresses; names: the only databases to send, all if None; has_channels: the
-        follower knows `formats/stream_channels.py`.
+        """Makes the stream; nothing is sent yet.
+
+        Args:
+            node: what is replicated.
+            feed: of its commits.
+            executor: reads and compresses.
+            followers: lists this one while it is connected.
+            follower: who calls.
+            settings: how it is served.
+            set_dead_after: has the kernel drop the connection when so many seconds pass without an acknowledgement.
         """
         self._node = node
         self._feed = feed
@@ -85,8 +99,8 @@ class ReplicationStream:
         self._followers = followers
         self.follower = follower
         self._settings = settings
-        self._names = names
-        self._has_channels = has_channels
+        self._set_dead_after = set_dead_after
+        self._is_live = False
         self._logs: dict[str, LogReader] = {}
         self._log_ends: dict[str, Pos] = {}
         """Where the readers in `_logs` stand: only what follows there is found without a search."""
@@ -115,7 +129,7 @@ class ReplicationStream:
         subscription = self._subscription = self._feed.subscribe()
         try:
             with self._followers.listed(self.follower):
-                outlet = Outlet(write, has_channels=self._has_channels)
+                outlet = Outlet(write, has_channels=self.follower.has_channels)
                 snapshots = Snapshots(outlet, subscription.add)
                 try:
                     await self._run(subscription, outlet, snapshots)
@@ -149,10 +163,16 @@ class ReplicationStream:
                     raise NotPrimaryError("the stream ends in the middle of a snapshot")
                 await outlet.live(encode_frame(EndFrame()))
                 return
+            self._note_live(is_whole)
             if time.monotonic() >= outlet.live_at + HEARTBEAT_S:
                 await outlet.live(_heartbeat(snapshots.since_ms))
             await subscription.wait(max(outlet.live_at + HEARTBEAT_S - time.monotonic(), 0.0))
             names = list(self._wanted(subscription.take()))
+
+    def _note_live(self, is_live: bool) -> None:
+        if is_live != self._is_live:
+            self._is_live = is_live
+            self._set_dead_after(LIVE_DEAD_AFTER_S if is_live else BEHIND_DEAD_AFTER_S)
 
     async def _send_lease(self, outlet: Outlet) -> None:
         assert self._handoff is not None
@@ -164,7 +184,7 @@ class ReplicationStream:
             done.set_result(True)
 
     def _wanted(self, names: set[str]) -> set[str]:
-        return names if self._names is None else names & self._names
+        return names if self.follower.names is None else names & self.follower.names
 
     def _forget_diverged(self) -> None:
         """Drops the follower's positions that are on another branch than ours.

@@ -1,7 +1,7 @@
 """Responses whose body is produced while it is sent, with a deadline on the peer.
 
 Strategy: the producer writes through a function that waits while the peer is slow. A peer that takes nothing for
-`SEND_DEADLINE_S`, or for what the response says, is dropped; a peer that goes away ends the producer at once, also
+`SEND_DEADLINE_S` is dropped; a peer that goes away ends the producer at once, also
 while it waits for news. A body that cannot be finished ends in a reset connection, so that no peer takes what it has
 for the whole.
 """
@@ -40,16 +40,8 @@ class ProducedResponse(Response):
         *,
         media_type: str | None = None,
         headers: Mapping[str, str] | None = None,
-        deadline_s: float | None = None,
     ) -> None:
-        """Makes the response; nothing is sent yet.
-
-        Args:
-            produce: is awaited with a function that sends bytes; it may raise any `LiteFSError`.
-            media_type: of the body.
-            headers: beside it.
-            deadline_s: a peer that takes, or acknowledges, nothing for so long is dropped; `SEND_DEADLINE_S` if None.
-        """
+        """Args: produce: is awaited with a function that sends bytes; it may raise any `LiteFSError`."""
         self.status_code = 200
         self.media_type = media_type
         self.background = None
@@ -57,12 +49,9 @@ class ProducedResponse(Response):
         self.init_headers(headers)
         self.raw_headers = [header for header in self.raw_headers if header != (b"content-length", b"0")]
         self._produce = produce
-        self._deadline_s = deadline_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends headers and body; returns when the body is complete or the peer is gone."""
-        if self._deadline_s is not None and (connection := scope.get("extensions", {}).get(CONNECTION_EXTENSION)):
-            connection["set_dead_after"](self._deadline_s)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         gone = asyncio.create_task(_disconnected(receive))
         body = asyncio.create_task(self._send_body(send))
@@ -79,14 +68,12 @@ class ProducedResponse(Response):
             await asyncio.gather(gone, body, return_exceptions=True)
 
     async def _send_body(self, send: Send) -> None:
-        deadline_s = SEND_DEADLINE_S if self._deadline_s is None else self._deadline_s
-
         async def write(data: bytes) -> None:
             try:
-                async with asyncio.timeout(deadline_s):
+                async with asyncio.timeout(SEND_DEADLINE_S):
                     await send({"type": "http.response.body", "body": data, "more_body": True})
             except TimeoutError:
-                raise SlowPeerError(f"the peer took nothing for {deadline_s:g} s") from None
+                raise SlowPeerError(f"the peer took nothing for {SEND_DEADLINE_S} s") from None
 
         await self._produce(write)
         await send({"type": "http.response.body", "body": b"", "more_body": False})

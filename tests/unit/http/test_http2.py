@@ -104,7 +104,7 @@ def test_many_requests_share_a_connection(client: Http2Client) -> None:
 def test_a_follower_that_credits_nothing_is_sent_one_window_and_dropped(
     node: FakeNode, served: Served, client: Http2Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("litefs.http.api.FOLLOWER_DEADLINE_S", 0.2)
+    monkeypatch.setattr("litefs.http.responses.SEND_DEADLINE_S", 0.2)
     node.create("big.db", page_size=65536)
     node.commit("big.db", *range(1, 200))
     client.begin("POST", "/stream", encode_position_map({}))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from litefs.http import api, bodies, server
+from litefs.http import bodies, responses, server
 from litefs.http.followers import FOLLOWERS_MAX
 from litefs.http.listener import PEER_TIMEOUT_MS, listen
 from litefs.http.server import HEAD_BYTES_MAX
@@ -122,7 +122,7 @@ def test_an_import_that_stalls_leaves_nothing_behind(
 def test_a_follower_that_reads_nothing_is_dropped_and_its_snapshot_closed(
     node: FakeNode, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "FOLLOWER_DEADLINE_S", 0.1)
+    monkeypatch.setattr(responses, "SEND_DEADLINE_S", 0.1)
     node.create("big.db", page_size=65536)
     node.commit("big.db", *range(1, 300))
     with served.connect() as connection:
