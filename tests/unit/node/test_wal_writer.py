@@ -1,6 +1,7 @@
 """The WAL writer against SQLite's readers. Each invariant (I…) and pitfall (P…) has a control that breaks it."""
 
 import dis
+import resource
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -350,6 +351,29 @@ def test_pages_that_cannot_be_read_leave_the_state_as_it_was(world: WalWorld) ->
     apply(writer, broken)
     assert numbers(reader) == [2]
     check_index(world.shm_path.read_bytes(), world.wal_path.read_bytes())
+
+
+@pytest.mark.parametrize("room", [32, 1000, 33_000, 100_000])
+def test_a_disk_that_becomes_full_leaves_the_state_as_it_was(world: WalWorld, room: int) -> None:
+    """No file grows beyond what it is and `room` bytes: the frame at the limit is written in part."""
+    writer, reader = world.writer(), world.reader()
+    apply(writer, world.next(20))
+    large = world.next(400)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (world.wal_path.stat().st_size + room, hard))
+    try:
+        for _ in range(2):
+            with pytest.raises(OSError, match="too large"):
+                apply(writer, large)
+            assert numbers(reader) == [1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    apply(writer, large)
+    assert numbers(reader) == [2]
+    check_index(world.shm_path.read_bytes(), world.wal_path.read_bytes())
+    reader.call("close", 0)
+    world.close_writers()
+    assert world.checkpointed() == large.state
 
 
 # ---- becoming the writer ----
