@@ -5,9 +5,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 DURATION ?= 600
 ROOT ?= build/chaos
-SOURCES := sidecar tests $(wildcard bench demo)
+SOURCES := sidecar tests $(wildcard bench demo e2e)
 
-.PHONY: help setup test lint format demo demo-cluster bench chaos sqlite-suite clean
+.PHONY: help setup test lint format demo demo-cluster bench chaos sqlite-suite e2e e2e-up e2e-down e2e-shell clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -50,6 +50,21 @@ chaos: setup ## random faults on a cluster: DURATION=600 SEED=1 ROOT=an empty di
 sqlite-suite: setup ## SQLite's own test files, run on a mount
 	@scripts/setup --sqlite-suite
 	tests/sqlite_suite/run
+
+e2e: setup ## tests on a real Kubernetes cluster, started for them (as root); E2E_KUBECONFIG=... uses another
+	@scripts/setup --e2e
+	$(BIN)/python -m pytest e2e $(if $(TESTS),-k "$(TESTS)")
+
+e2e-up: setup ## start the cluster of the e2e tests, and leave it running
+	@scripts/setup --e2e
+	@$(BIN)/python -m e2e up
+
+e2e-down: ## take it down, after whatever happened
+	@$(BIN)/python -m e2e down
+
+e2e-shell: setup ## a shell with kubectl for it
+	@scripts/setup --e2e
+	@$(BIN)/python -m e2e shell
 
 clean: ## remove what the other targets created
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis sidecar/litefs.egg-info

@@ -1,0 +1,229 @@
+"""Brings the cluster up and takes it down, from outside of its namespaces.
+
+One per machine: its state is in `layout.STATE`. `down` may be called at any time, after any death, and again.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from e2e import components, pki
+from e2e.commands import run, succeeds, wait_until
+from e2e.errors import SetupError
+from e2e.layout import (
+    CGROUP,
+    CONTAINERD_SOCKET,
+    HOST_ADDRESS,
+    INIT_PID,
+    KUBECONFIG,
+    KUBELET_ROOT,
+    LINK,
+    LINK_ADDRESS,
+    LOGS,
+    NODE,
+    POD_NETWORK,
+    PROGRAMS_LINK,
+    SERVICE_NETWORK,
+    STATE,
+)
+from e2e.tools import REPOSITORY, Tools
+
+START_TIMEOUT_S = 180.0
+"""For each step of the start; on an idle machine all of them take ten seconds."""
+
+_END_TIMEOUT_S = 30.0
+_FUSE_CONNECTIONS = Path("/sys/fs/fuse/connections")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def up(tools: Tools, images: list[Path]) -> None:
+    """Starts a new cluster, and returns when pods can be created.
+
+    Args:
+        images: archives that its container runtime imports.
+
+    Raises:
+        SetupError: not root, or no /dev/fuse.
+        E2eError: a step failed; `layout.LOGS` says why. What was started is there still.
+    """
+    if os.geteuid() != 0 or not Path("/dev/fuse").exists():
+        raise SetupError("a cluster needs root and /dev/fuse; or set E2E_KUBECONFIG to one that exists")
+    down()
+    pki.create(STATE / "pki")
+    LOGS.mkdir()
+    PROGRAMS_LINK.symlink_to(tools.programs)
+    KUBELET_ROOT.mkdir(exist_ok=True)
+    components.write_configuration()
+    for controller in _cgroup_parents():
+        _create_cgroup(controller)
+    _start_init()
+    _connect()
+    containerd: list[str | Path] = ["ctr", "-a", CONTAINERD_SOCKET]
+    wait_until("containerd", lambda: succeeds([*containerd, "version"]), timeout_s=START_TIMEOUT_S)
+    for image in images:
+        run([*containerd, "-n", "k8s.io", "images", "import", image], timeout_s=START_TIMEOUT_S)
+    kubectl: list[str | Path] = [tools.programs / "kubectl", "--kubeconfig", KUBECONFIG]
+    for what, words in {
+        "the API server": ["get", "--raw", "/readyz"],
+        "the node": ["wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=1s"],
+        "the account of pods": ["get", "serviceaccount", "default"],
+    }.items():
+        wait_until(what, lambda words=words: succeeds([*kubectl, *words]), timeout_s=START_TIMEOUT_S)  # type: ignore[misc]
+
+
+def down() -> None:
+    """Takes down whatever is there of a cluster, and returns when nothing is.
+
+    Raises:
+        NotYetError: a process or a cgroup is still there.
+    """
+    init = init_pid()
+    if init is not None:
+        members = list(_processes_beside(init))
+        _abort_mounts(init)
+        os.kill(init, signal.SIGKILL)
+        wait_until("the end of all processes", lambda: not any(map(_is_alive, members)), timeout_s=_END_TIMEOUT_S)
+    succeeds(["ip", "link", "delete", LINK])
+    for controller in _cgroup_parents():
+        group = controller / CGROUP
+        wait_until(f"the removal of {group}", lambda group=group: _remove_cgroup(group), timeout_s=_END_TIMEOUT_S)  # type: ignore[misc]
+    if STATE.exists():
+        shutil.rmtree(STATE)
+        # Ours if it is empty: `up` made it for the kubelet to be mounted on.
+        if KUBELET_ROOT.exists() and not any(KUBELET_ROOT.iterdir()):
+            KUBELET_ROOT.rmdir()
+
+
+def init_pid() -> int | None:
+    """Returns the PID of the cluster's init, None if there is none."""
+    try:
+        pid = int(INIT_PID.read_text())
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if b"e2e.machine" in words else None
+
+
+def fuse_mounts() -> list[str]:
+    """Returns the FUSE mounts in the cluster, by their paths: what a pod leaves there blocks its removal."""
+    init = init_pid()
+    return [] if init is None else [path for _, path in _fuse_mounts(init)]
+
+
+def processes(words: str) -> list[int]:
+    """Returns the PIDs of the processes in the cluster whose command line contains `words`."""
+    init = init_pid()
+    found = []
+    for pid in [] if init is None else _processes_beside(init):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if words in command:
+            found.append(pid)
+    return found
+
+
+def _start_init() -> None:
+    namespaces = ["--mount", "--net", "--pid", "--ipc", "--uts", "--fork"]
+    path = f"{PROGRAMS_LINK}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    with (LOGS / "init.log").open("ab") as log:
+        subprocess.Popen(
+            ["unshare", *namespaces, sys.executable, "-m", "e2e.machine"],
+            cwd=REPOSITORY,
+            env={"PATH": path, "PYTHONPATH": str(REPOSITORY), "HOME": "/root"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    wait_until("the cluster's init", lambda: init_pid() is not None, timeout_s=START_TIMEOUT_S)
+
+
+def _connect() -> None:
+    """Makes pods and services reachable from the host, and the host from pods."""
+    run(["ip", "link", "add", LINK, "type", "veth", "peer", "name", "eth0", "netns", str(init_pid())])
+    run(["ip", "addr", "add", f"{HOST_ADDRESS}/30", "dev", LINK])
+    run(["ip", "link", "set", LINK, "up"])
+    for network in (POD_NETWORK, SERVICE_NETWORK):
+        run(["ip", "route", "replace", network, "via", LINK_ADDRESS])
+
+
+def _processes_beside(init: int) -> Iterator[int]:
+    """The processes of its PID namespace and of those below it are its descendants."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            parents[int(entry.name)] = _parent_of(entry)
+    known = {init}
+    while True:
+        more = {pid for pid, parent in parents.items() if parent in known} - known
+        if not more:
+            break
+        known |= more
+    yield from sorted(known)
+
+
+def _parent_of(process: Path) -> int:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _is_alive(pid: int) -> bool:
+    """A zombie is none: who has to reap it may be late."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except OSError:
+        return False
+
+
+def _fuse_mounts(init: int) -> list[tuple[str, str]]:
+    """Returns the connection number and the path of each FUSE mount."""
+    found = []
+    for line in Path(f"/proc/{init}/mountinfo").read_text().splitlines():
+        fields, _, source = line.partition(" - ")
+        if source.startswith("fuse"):
+            words = fields.split()
+            found.append((words[2].partition(":")[2], words[4]))
+    return found
+
+
+def _abort_mounts(init: int) -> None:
+    """So that no process waits for a server that is dying: it would not be killed before."""
+    for number, path in _fuse_mounts(init):
+        connection = _FUSE_CONNECTIONS / number / "abort"
+        # A mount of the host is visible in the cluster as well, and is not ours.
+        if connection.exists() and Path(path).is_relative_to(KUBELET_ROOT):
+            connection.write_text("1")
+
+
+def _cgroup_parents() -> list[Path]:
+    """Where the cluster's cgroup is: below each controller, or in the one hierarchy of version 2."""
+    if (_CGROUPS / "cgroup.controllers").exists():
+        return [_CGROUPS]
+    return [path for path in _CGROUPS.iterdir() if path.is_dir()]
+
+
+def _create_cgroup(controller: Path) -> None:
+    group = controller / CGROUP
+    group.mkdir(exist_ok=True)
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if (group / name).exists() and not (group / name).read_text().strip():
+            (group / name).write_text((controller / name).read_text())
+
+
+def _remove_cgroup(group: Path) -> bool:
+    """Whether it is gone; a cgroup that lost its last process just now may refuse for a moment."""
+    for directory, _, _ in os.walk(group, topdown=False):
+        try:
+            os.rmdir(directory)
+        except OSError:
+            time.sleep(0)
+    return not group.exists()

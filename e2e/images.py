@@ -1,0 +1,201 @@
+"""Assembles container images without a container engine, as archives that `ctr images import` takes.
+
+Strategy: an image is a Debian layer (packages and what they need, unpacked by mmdebstrap and not configured), a layer
+of Python packages, and our own files. The first two are cached under a hash of what they are made of. Python packages
+are installed by the Python that runs us, which must be of Debian's minor version, for compiled modules to fit.
+"""
+
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2e import recipe
+from e2e.commands import run
+from e2e.components import PAUSE_IMAGE
+from e2e.errors import SetupError
+from e2e.tools import CACHE, REPOSITORY, Tools
+
+SIDECAR = "localhost/litefs:e2e"
+APPLICATION = "localhost/application:e2e"
+CONSUL = "localhost/consul:e2e"
+
+_SUITE = "bookworm"
+_SUITE_PYTHON = (3, 11)
+_SLIM_BASE = ("coreutils", "dash", "grep", "libc-bin", "sed")
+"""What the slim image has that a person at a shell misses first."""
+
+_APPLICATION_PACKAGES = ("curl", "python3", "sqlite3")
+_BUILD_TIMEOUT_S = 900.0
+_LEFT_OUT = (
+    *("dev/", "usr/share/doc/", "usr/share/man/", "usr/share/locale/", "usr/share/zoneinfo/", "usr/share/info/"),
+    "usr/lib/x86_64-linux-gnu/gconv/",
+)
+_ACCOUNTS = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """One image: its layers, from the lowest, and what a container of it starts with."""
+
+    name: str
+    layers: tuple[Path, ...]
+    user: str = ""
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+
+
+def build_all(tools: Tools, directory: Path) -> list[Path]:
+    """Returns the archives of all images that the tests use.
+
+    Args:
+        directory: an empty one, for the archives.
+    """
+    layers = CACHE / "layers"
+    layers.mkdir(parents=True, exist_ok=True)
+    pause, consul = directory / "pause.layer", directory / "consul.layer"
+    _pack([(tools.pause, "/pause")], pause)
+    _pack([(tools.consul, "/consul")], consul)
+    images = [
+        Image(name=PAUSE_IMAGE, layers=(pause,), entrypoint=("/pause",)),
+        Image(name=CONSUL, layers=(consul,), entrypoint=("/consul",)),
+        Image(name=APPLICATION, layers=(_debian_layer((*_SLIM_BASE, *_APPLICATION_PACKAGES)),)),
+        sidecar(directory),
+    ]
+    return [_archive(image, directory) for image in images]
+
+
+def sidecar(directory: Path) -> Image:
+    """Returns the image of `sidecar/Dockerfile`, with the sources as they are in the checkout."""
+    read = recipe.read(REPOSITORY / "sidecar" / "Dockerfile")
+    own = directory / "sidecar.layer"
+    with tempfile.TemporaryDirectory() as work:
+        package = Path(work) / "litefs"
+        run(["cp", "-r", REPOSITORY / "sidecar" / "litefs", package])
+        _compile(package)
+        files = [(REPOSITORY / source, destination) for source, destination in read.files]
+        _pack([*files, (package, f"{read.python_directory}/litefs")], own)
+    return Image(
+        name=SIDECAR,
+        layers=(_debian_layer((*_SLIM_BASE, *read.packages)), _python_layer(read.python_directory), own),
+        user=read.user,
+        entrypoint=read.entrypoint,
+        command=read.command,
+    )
+
+
+def _debian_layer(packages: tuple[str, ...]) -> Path:
+    names = ",".join(sorted(set(packages)))
+
+    def make(out: Path) -> None:
+        with tempfile.NamedTemporaryFile(suffix=".tar") as raw:
+            options = ["--quiet", "--variant=extract", "--format=tar", f"--include={names}"]
+            run(["mmdebstrap", *options, _SUITE, raw.name], timeout_s=_BUILD_TIMEOUT_S)
+            _copy_debian(Path(raw.name), out)
+
+    return _cached(("debian", _SUITE, names, _LEFT_OUT), make)
+
+
+def _copy_debian(raw: Path, out: Path) -> None:
+    with tarfile.open(raw) as source, tarfile.open(out, "w", format=tarfile.PAX_FORMAT) as target:
+        for member in source:
+            name = member.name.removeprefix("./")
+            if not name or name.startswith(_LEFT_OUT) or member.isdev():
+                continue
+            member.name = name
+            if member.islnk():
+                member.linkname = member.linkname.removeprefix("./")
+            target.addfile(member, source.extractfile(member) if member.isreg() else None)
+        for name, text in _ACCOUNTS.items():
+            _add_bytes(target, name, text.encode())
+
+
+def _python_layer(directory: str) -> Path:
+    if sys.version_info[:2] != _SUITE_PYTHON:
+        raise SetupError(f"e2e images need Python 3.{_SUITE_PYTHON[1]} in .venv/: set PYTHON and run scripts/setup")
+    constraints = REPOSITORY / "constraints.txt"
+    requirements = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+
+    def make(out: Path) -> None:
+        with tempfile.TemporaryDirectory() as work:
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", work]
+            environment = ["env", f"PIP_CONSTRAINT={constraints}", "PIP_DISABLE_PIP_VERSION_CHECK=1"]
+            run([*environment, *pip, *requirements], timeout_s=_BUILD_TIMEOUT_S)
+            _compile(Path(work))
+            _pack([(Path(work), directory)], out)
+
+    return _cached(("python", directory, tuple(requirements), constraints.read_text()), make)
+
+
+def _compile(directory: Path) -> None:
+    """As in the Dockerfile: else every start would compile everything again, the root being read-only."""
+    run(["find", directory, "-name", "__pycache__", "-prune", "-exec", "rm", "-r", "{}", "+"])
+    compiler = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    run([*compiler, directory], timeout_s=_BUILD_TIMEOUT_S)
+
+
+def _cached(inputs: object, make: Callable[[Path], None]) -> Path:
+    out = CACHE / "layers" / f"{hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]}.tar"
+    if not out.exists():
+        fresh = out.with_suffix(f".{os.getpid()}")
+        make(fresh)
+        # Crash: the name appears only with the whole layer behind it.
+        fresh.rename(out)
+    return out
+
+
+def _pack(pairs: list[tuple[Path, str]], out: Path) -> None:
+    """Writes a layer of files and directories under the names that they get in the image."""
+
+    def as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = member.mtime = 0
+        member.uname = member.gname = ""
+        # pip's directories are its user's alone.
+        member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+        return member
+
+    with tarfile.open(out, "w", format=tarfile.PAX_FORMAT) as target:
+        for source, destination in pairs:
+            target.add(source, destination.lstrip("/"), filter=as_root)
+
+
+def _add_bytes(target: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o644
+    target.addfile(member, io.BytesIO(data))
+
+
+def _archive(image: Image, directory: Path) -> Path:
+    digests = [_sha256(layer) for layer in image.layers]
+    settings = {
+        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        "User": image.user,
+        "Entrypoint": list(image.entrypoint) or None,
+        "Cmd": list(image.command) or None,
+    }
+    layers = {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in digests]}
+    configuration = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": layers, "config": settings}).encode()
+    name = f"{hashlib.sha256(configuration).hexdigest()}.json"
+    manifest = [{"Config": name, "RepoTags": [image.name], "Layers": [f"{digest}.tar" for digest in digests]}]
+    out = directory / f"{image.name.rpartition('/')[2].partition(':')[0]}.tar"
+    with tarfile.open(out, "w", format=tarfile.PAX_FORMAT) as target:
+        _add_bytes(target, name, configuration)
+        _add_bytes(target, "manifest.json", json.dumps(manifest).encode())
+        for digest, layer in zip(digests, image.layers, strict=True):
+            target.add(layer, f"{digest}.tar")
+    return out
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,80 @@
+"""Drives a cluster by `kubectl`, as people do; every call ends in its time."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from e2e.commands import run, wait_until
+from e2e.errors import CommandError
+
+READY_TIMEOUT_S = 180.0
+GONE_TIMEOUT_S = 120.0
+"""A pod that is stuck stays for ever: the test fails, and its description says why."""
+
+_LOG_LINES = 200
+
+
+class Kubectl:
+    """One namespace of one cluster."""
+
+    def __init__(self, program: Path | str, kubeconfig: Path, namespace: str) -> None:
+        self._command = [program, "--kubeconfig", kubeconfig, "--namespace", namespace]
+        self.namespace = namespace
+
+    def __call__(self, *words: str, stdin: str = "", timeout_s: float = 60.0) -> str:
+        """Returns what one command printed.
+
+        Raises:
+            CommandError: it failed, or did not end in its time.
+        """
+        return run([*self._command, *words], stdin=stdin, timeout_s=timeout_s)
+
+    def apply(self, *manifests: dict[str, Any]) -> None:
+        """Creates or changes objects."""
+        items = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
+        self("apply", "-f", "-", stdin=json.dumps(items))
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        """Returns one object."""
+        found: dict[str, Any] = json.loads(self("get", kind, name, "-o", "json"))
+        return found
+
+    def execute(self, pod: str, container: str, command: Sequence[str], *, stdin: str = "") -> str:
+        """Returns what a command printed in a container."""
+        interactive = ["--stdin"] if stdin else []
+        return self("exec", pod, "-c", container, *interactive, "--", *command, stdin=stdin)
+
+    def wait_ready(self, *pods: str) -> float:
+        """Waits for pods, and returns for how many seconds."""
+
+        def are_ready() -> bool:
+            return all(self._is_ready(pod) for pod in pods)
+
+        return wait_until(f"{', '.join(pods)} ready", are_ready, timeout_s=READY_TIMEOUT_S)
+
+    def restarts(self, pod: str) -> dict[str, int]:
+        """Returns how often each container was started again."""
+        status = self.get("pod", pod)["status"]
+        containers = status.get("initContainerStatuses", []) + status.get("containerStatuses", [])
+        return {container["name"]: container["restartCount"] for container in containers}
+
+    def describe_everything(self) -> str:
+        """Returns events, descriptions and logs of the namespace: what is read when a test has failed."""
+        events = ["get", "events", "--sort-by=.lastTimestamp"]
+        parts = [self._told(words) for words in (["get", "pods", "-o", "wide"], events, ["describe", "pods"])]
+        for pod in self._told(["get", "pods", "-o", "name"]).split():
+            if pod.startswith("pod/"):
+                log = ["logs", pod, "--all-containers", "--prefix", f"--tail={_LOG_LINES}"]
+                parts += [self._told(log), self._told([*log, "--previous"])]
+        return "\n\n".join(parts)
+
+    def _told(self, words: list[str]) -> str:
+        try:
+            return self(*words)
+        except CommandError as error:
+            return str(error)
+
+    def _is_ready(self, pod: str) -> bool:
+        conditions = self.get("pod", pod)["status"].get("conditions", [])
+        return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
