@@ -12,7 +12,7 @@ from typing import Any
 from tests.support.cluster import await_true
 from tests.support.consul import ConsulAgent
 from tests.support.litefs_node import LitefsNode
-from tests.support.scenario import Session
+from tests.support.scenario import Connection, Session
 from tests.support.sql_client import SqlError
 
 KEY = "litefs/lease"
@@ -93,6 +93,8 @@ class Writer:
         """Between one acknowledged row and the next, when the node in between changed."""
         self.refusals: dict[int, str] = {}
         """What each node said last when it refused."""
+        self._avoided: set[int] = set()
+        self._turn = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer")
         self.failure: BaseException | None = None
@@ -108,6 +110,18 @@ class Writer:
         if self.failure is not None:
             raise self.failure
 
+    def avoid(self, number: int) -> None:
+        """Uses a node no more, and returns when that is so.
+
+        An application that opens a database in WAL mode while the mount goes may die of SIGBUS: it maps a file.
+        """
+        self._avoided.add(number)
+        eventually(lambda: self._turn != number or not self._thread.is_alive(), "the writer is elsewhere")
+
+    def use_all(self) -> None:
+        """Uses all nodes again."""
+        self._avoided.clear()
+
     def _run(self) -> None:
         try:
             self._write()
@@ -115,23 +129,20 @@ class Writer:
             self.failure = error
 
     def _write(self) -> None:
-        turn, row, last = 0, 0, time.monotonic()
-        connections: dict[int, Any] = {}
-        changed = False
+        row, last, changed = 0, time.monotonic(), False
+        connections: dict[int, Connection] = {}
         while not self._stopping.is_set():
-            session, process = self._processes[turn]
+            turn = self._turn
+            row += 1  # never the same again: what was refused may be there, if the process died that refused it
             try:
-                if turn not in connections:
-                    connections[turn] = session.connect(process=process, busy_timeout_ms=0)
-                row += 1  # never the same again: what was refused may be there, if the process died that refused it
-                connections[turn].unrecorded("INSERT INTO t VALUES (?)", row)
+                self._insert(turn, row, connections)
             except SqlError as error:
                 self.refused.append(row)
                 self.refusals[turn] = error.name
-                turn = (turn + 1) % len(self._processes)
                 old = connections.pop(turn, None)  # whoever could not write must open the database again
                 if old is not None:
                     old.close()
+                self._turn = (turn + 1) % len(self._processes)
                 changed = True
                 self._stopping.wait(0.0005)
                 continue
@@ -140,6 +151,14 @@ class Writer:
                 self.gaps_s.append(now - last)
             changed, last = False, now
             self.acknowledged.append(row)
+
+    def _insert(self, turn: int, row: int, connections: dict[int, Connection]) -> None:
+        if turn in self._avoided:
+            raise SqlError("AVOIDED", "the test stops this node")
+        if turn not in connections:
+            session, process = self._processes[turn]
+            connections[turn] = session.connect(process=process, busy_timeout_ms=0)
+        connections[turn].unrecorded("INSERT INTO t VALUES (?)", row)
 
 
 class ConsulCluster:
