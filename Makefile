@@ -5,7 +5,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 DURATION ?= 600
 ROOT ?= build/chaos
-SOURCES := sidecar tests $(wildcard bench demo e2e)
+SOURCES := sidecar operator tests $(wildcard bench demo e2e)
 
 .PHONY: help setup test lint format demo demo-cluster bench chaos sqlite-suite e2e e2e-up e2e-down e2e-shell clean
 
