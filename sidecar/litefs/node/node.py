@@ -164,7 +164,7 @@ class Node:
             HandoffRefusedError: this node is not the primary, or the replica is not connected or did not take it.
         """
         if self._driver is None:
-            raise HandoffRefusedError("cannot handoff: node is not the primary")
+            raise HandoffRefusedError("cannot handoff: node is not currently primary")
         self._driver.hand_off(node_id)
 
     def promote(self) -> None:

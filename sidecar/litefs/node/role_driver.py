@@ -170,7 +170,7 @@ class RoleDriver:
             HandoffRefusedError: it could not be done; this node may still be primary.
         """
         if self.role is not Role.PRIMARY:
-            raise HandoffRefusedError("cannot handoff: node is not the primary")
+            raise HandoffRefusedError("cannot handoff: node is not currently primary")
         if node_id not in self._duties.followers():
             raise HandoffRefusedError("cannot handoff: target node is not currently connected")
         outcome = self._inbox.ask_for_handoff(node_id)

@@ -104,6 +104,8 @@ class FakeNode:
         self.all: dict[str, FakeDatabase] = {}
         self.open_snapshots: set[int] = set()
         self.snapshot_n = 0
+        self.connected: set[int] = set()
+        """Replicas that the lease can be handed to."""
         self.handed_to: list[int] = []
         self._random = random.Random(1)
         self._lock = threading.Lock()
@@ -130,7 +132,9 @@ class FakeNode:
 
     def handoff(self, node_id: int) -> None:
         if not self.standing.is_primary:
-            raise HandoffRefusedError("cannot handoff: node is not the primary")
+            raise HandoffRefusedError("cannot handoff: node is not currently primary")
+        if node_id not in self.connected:
+            raise HandoffRefusedError("cannot handoff: target node is not currently connected")
         self.handed_to.append(node_id)
 
     def counters(self) -> RoleCounters:
