@@ -1,0 +1,78 @@
+"""What is read of a Dockerfile is what e2e assembles: everything else is refused, not left out."""
+
+from pathlib import Path
+
+import pytest
+
+from e2e import recipe
+from e2e.errors import SetupError
+from e2e.tools import REPOSITORY
+
+DOCKERFILE = """\
+FROM base AS build
+RUN anything at all
+COPY everything ./
+# The image itself
+FROM slim AS final
+RUN apt-get update \\
+ && apt-get install --yes b a \\
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=build /packages /usr/lib/packages
+COPY --chmod=0755 command /bin/command
+LABEL one="1 2" \\
+      two=2
+USER 1000
+ENTRYPOINT ["/bin/command"]
+CMD ["run"]
+"""
+
+
+def read(directory: Path, text: str) -> recipe.Recipe:
+    path = directory / "Dockerfile"
+    path.write_text(text)
+    return recipe.read(path)
+
+
+def test_reads_the_last_stage(tmp_path: Path) -> None:
+    assert read(tmp_path, DOCKERFILE) == recipe.Recipe(
+        base="slim",
+        packages=("a", "b"),
+        python_directory="/usr/lib/packages",
+        files=(("command", "/bin/command"),),
+        user="1000",
+        entrypoint=("/bin/command",),
+        command=("run",),
+        labels={"one": "1 2", "two": "2"},
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "WORKDIR /somewhere",
+        "ENV A=1",
+        "RUN curl https://example.com",
+        "RUN apt-get update && touch /file",
+        "COPY --from=build /elsewhere /elsewhere",
+        "COPY --from=other /packages /packages",
+        "COPY --chown=1:1 a b",
+    ],
+)
+def test_refuses_what_it_would_not_assemble(tmp_path: Path, line: str) -> None:
+    with pytest.raises(SetupError):
+        read(tmp_path, f"{DOCKERFILE}{line}\n")
+
+
+def test_refuses_a_file_without_a_stage(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="no FROM"):
+        read(tmp_path, "USER 0\n")
+
+
+def test_the_sidecar_is_assembled_from_its_dockerfile() -> None:
+    read = recipe.read(REPOSITORY / "sidecar" / "Dockerfile")
+    assert read.packages == ("ca-certificates", "libfuse3-3", "python3")
+    assert read.python_directory == "/usr/local/lib/python3.11/dist-packages"
+    assert read.user == "0"
+    assert (read.entrypoint, read.command) == (("/usr/local/bin/litefs",), ("mount",))
+    for source, _ in read.files:
+        assert (REPOSITORY / source).is_file()
