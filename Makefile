@@ -7,7 +7,7 @@ DURATION ?= 600
 ROOT ?= build/chaos
 SOURCES := sidecar operator tests $(wildcard bench demo e2e)
 
-.PHONY: help setup test lint format demo demo-cluster bench chaos sqlite-suite e2e e2e-up e2e-down e2e-shell clean
+.PHONY: help setup test lint format demo demo-cluster bench chaos manifests sqlite-suite e2e e2e-up e2e-down e2e-shell clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -46,6 +46,9 @@ bench: setup ## every figure the README quotes
 chaos: setup ## random faults on a cluster: DURATION=600 SEED=1 ROOT=an empty directory (as root)
 	@mkdir -p $(ROOT)
 	PYTHONPATH=sidecar:. $(BIN)/python -m tests.chaos.run --root $(ROOT) --seconds $(DURATION) $(if $(SEED),--seed $(SEED))
+
+manifests: setup ## write manifests/ anew from the operator's sources
+	PYTHONPATH=operator $(BIN)/python -m litefs_operator crd >manifests/crd.yaml
 
 sqlite-suite: setup ## SQLite's own test files, run on a mount
 	@scripts/setup --sqlite-suite

@@ -73,8 +73,10 @@ def _field_schema(field: "dataclasses.Field[Any]", hint: object) -> Schema:
     if field.default not in (dataclasses.MISSING, None):
         schema["default"] = str(field.default) if isinstance(field.default, StrEnum) else field.default
     elif field.default_factory is not dataclasses.MISSING:
-        # The API server fills an empty object with the defaults of its fields.
-        schema["default"] = {}
+        # Written out: the API server holds a default against the rules before it fills in those of the fields below.
+        schema["default"] = {
+            name: inner["default"] for name, inner in schema["properties"].items() if "default" in inner
+        }
     return schema
 
 
