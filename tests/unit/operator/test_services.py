@@ -1,0 +1,49 @@
+from typing import Any
+
+import pytest
+
+from litefs_operator.builders.services import disruption_budget, services
+
+CLUSTER: dict[str, Any] = {"metadata": {"name": "blog", "namespace": "web", "uid": "u-1"}}
+
+
+def selectors(primary_node: str | None) -> dict[str, dict[str, str]]:
+    found = services(CLUSTER, port=20202, primary_node=primary_node)
+    return {entry["metadata"]["name"]: entry["spec"]["selector"] for entry in found}
+
+
+def test_only_the_selector_of_rw_depends_on_the_primary() -> None:
+    before, after = selectors("9C3F"), selectors("01AB")
+    assert before["blog-rw"] == {"litefs.io/cluster": "blog", "litefs.io/node": "9C3F"}
+    assert {name for name in before if before[name] != after[name]} == {"blog-rw"}
+
+
+def test_without_a_primary_rw_selects_nobody() -> None:
+    assert selectors(None)["blog-rw"]["litefs.io/node"] == "none"
+
+
+def test_nodes_is_headless_and_names_pods_that_are_not_ready() -> None:
+    nodes = services(CLUSTER, port=20202, primary_node=None)[3]
+    assert nodes["metadata"]["name"] == "blog-nodes"
+    assert nodes["spec"]["clusterIP"] == "None"
+    assert nodes["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_everything_goes_with_its_cluster() -> None:
+    budget = disruption_budget(CLUSTER, member_n=3)
+    assert budget is not None
+    for entry in [*services(CLUSTER, port=1024, primary_node=None), budget]:
+        assert entry["metadata"]["namespace"] == "web"
+        assert entry["metadata"]["ownerReferences"][0]["uid"] == "u-1"
+
+
+@pytest.mark.parametrize(("member_n", "available"), [(2, 1), (3, 2), (7, 6)])
+def test_one_node_at_a_time_may_be_drained(member_n: int, available: int) -> None:
+    budget = disruption_budget(CLUSTER, member_n=member_n)
+    assert budget is not None
+    assert budget["spec"]["minAvailable"] == available
+
+
+@pytest.mark.parametrize("member_n", [0, 1])
+def test_a_single_node_may_always_be_drained(member_n: int) -> None:
+    assert disruption_budget(CLUSTER, member_n=member_n) is None
