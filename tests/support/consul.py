@@ -100,8 +100,12 @@ class ConsulAgent:
             raise
 
     def freeze(self) -> None:
-        """Stops it answering, while its connections stay open."""
+        """Stops it answering, while its connections stay open. Returns when all its threads stand still."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        stats = f"/proc/{self._process.pid}/task"
+        while any(_state(Path(stats, thread, "stat")) != "T" for thread in os.listdir(stats)):
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """Lets it go on."""
@@ -121,3 +125,8 @@ class ConsulAgent:
     def _signal(self, number: int) -> None:
         assert self._process is not None, "it is not running"
         os.kill(self._process.pid, number)
+
+
+def _state(stat: Path) -> str:
+    """Returns the state of a thread, the field behind its name in parentheses."""
+    return stat.read_text().rpartition(")")[2].split()[0]

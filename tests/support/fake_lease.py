@@ -54,15 +54,16 @@ class FakeKeeper:
         """Lets a request through, after what time has done."""
         if not self.is_reachable:
             raise LeaseUnavailableError("the keeper does not answer")
-        for name, session in list(self.sessions.items()):
-            if session.expires_at <= self.clock():
+        with self.changed:
+            for name in [name for name, session in self.sessions.items() if session.expires_at <= self.clock()]:
                 self.end(name)
 
     def end(self, session: str) -> None:
         """Ends a session, and what it has locked."""
-        self.sessions.pop(session, None)
-        if self.holder is not None and self.holder.term == session:
-            self.give(None)
+        with self.changed:
+            self.sessions.pop(session, None)
+            if self.holder is not None and self.holder.term == session:
+                self.give(None)
 
     def give(self, holder: Holder | None) -> None:
         """Makes somebody the holder."""
@@ -155,13 +156,14 @@ class FakeLease:
         return True
 
     def _open(self) -> str:
-        if self._session not in self._keeper.sessions:
-            self._forget()
-            self._session = secrets.token_hex(8)
-            self._memory[:] = [self._session]
-            self._keeper.sessions[self._session] = _Session(expires_at=0.0, node_id=self._identity.node_id)
-            self._extend_session()
-        return self._session
+        with self._keeper.changed:
+            if self._session not in self._keeper.sessions:
+                self._forget()
+                self._session = secrets.token_hex(8)
+                self._memory[:] = [self._session]
+                self._keeper.sessions[self._session] = _Session(expires_at=0.0, node_id=self._identity.node_id)
+                self._extend_session()
+            return self._session
 
     def _extend_session(self) -> None:
         self._keeper.sessions[self._session].expires_at = self._keeper.clock() + 2 * self.ttl_s
@@ -225,9 +227,11 @@ class FakeLease:
 
     def candidates(self) -> list[Candidate]:
         self._keeper.ask()
+        with self._keeper.changed:
+            sessions = list(self._keeper.sessions.values())
         return [
             Candidate(node_id=session.node_id, freshness=session.freshness)
-            for session in self._keeper.sessions.values()
+            for session in sessions
             if session.freshness is not None
         ]
 

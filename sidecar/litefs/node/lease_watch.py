@@ -196,6 +196,10 @@ class LeaseWatch:
                 self.note_unavailable(error)
                 self._inbox.sleep(self._retry_s)
                 continue
+            except Exception:  # noqa: BLE001 - without this thread nobody would notice another primary
+                _log.exception("watching the lease")
+                self._inbox.sleep(self._retry_s)
+                continue
             self._note_available()
             self._inbox.see(holder)
             if self._lease.term and (holder is None or holder.term != self._lease.term):
@@ -221,6 +225,9 @@ class LeaseWatch:
             return True
         except LeaseUnavailableError as error:
             self.note_unavailable(error)
+            return False
+        except Exception:  # noqa: BLE001 - without this thread the lease would run out
+            _log.exception("renewing the lease")
             return False
         self._note_available()
         self._counters.renewals += 1
