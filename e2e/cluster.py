@@ -133,14 +133,15 @@ def _start_init() -> None:
     namespaces = ["--mount", "--net", "--pid", "--ipc", "--uts", "--fork"]
     path = f"{PROGRAMS_LINK}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     with (LOGS / "init.log").open("ab") as log:
-        subprocess.Popen(
-            ["unshare", *namespaces, sys.executable, "-m", "e2e.machine"],
+        # It outlives this process, which therefore must not be its parent.
+        subprocess.run(
+            ["setsid", "--fork", "unshare", *namespaces, sys.executable, "-m", "e2e.machine"],
             cwd=REPOSITORY,
             env={"PATH": path, "PYTHONPATH": str(REPOSITORY), "HOME": "/root"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,
+            check=True,
         )
     wait_until("the cluster's init", lambda: init_pid() is not None, timeout_s=START_TIMEOUT_S)
 
