@@ -28,6 +28,7 @@ from litefs.storage.incoming import discard_incoming
 from litefs.storage.state import DatabaseState
 
 RECEIVE_BYTES = 1 << 20
+TXID_MAX = (1 << 64) - 1
 _log = logging.getLogger("litefs.filesystem")
 
 
@@ -160,8 +161,29 @@ class LinkServer:
                 return await self._append_image(name, image)
             case m.AppendSpooledImage(name, path):
                 return await self._append_spooled(name, path)
+            case m.Hello(pid):
+                self._operations.node_pid = pid
+                self._told.clear()
+                for name in self._store.databases:
+                    self._show(name, TXID_MAX)  # what an applier that died had not published, the next one has
+                return m.Welcome([_info(served.database) for served in self._store.databases.values()])
+            case m.OpenSnapshot(name):
+                return self._open_snapshot(name)
+            case m.AskCounters():
+                return self._counters()
+            case m.PrepareReplacement():
+                return await self._prepare_replacement(request)
+            case _:
+                self._take_note(request)
+        return None
+
+    def _take_note(self, message: m.NodeMessage) -> None:
+        """Takes what has no answer."""
+        match message:
             case m.Seen(name):
                 self._seen(name)
+            case m.Applied(name, txid):
+                self._show(name, txid)
             case m.SetLag(timestamp_ms):
                 self._operations.view.primary_timestamp_ms = timestamp_ms
             case m.SetRole(primary_until):
@@ -169,19 +191,8 @@ class LinkServer:
                 self._on_role()
             case m.SetPrimary(hostname):
                 self._operations.view.primary = hostname
-            case m.Hello(pid):
-                self._operations.node_pid = pid
-                self._told.clear()
-                return m.Welcome([_info(served.database) for served in self._store.databases.values()])
-            case m.OpenSnapshot(name):
-                return self._open_snapshot(name)
             case m.CloseSnapshot(snapshot_id):
                 self._close_snapshot(snapshot_id)
-            case m.AskCounters():
-                return self._counters()
-            case m.PrepareReplacement():
-                return await self._prepare_replacement(request)
-        return None
 
     def _counters(self) -> m.Counters:
         latencies = {name: served.database.commit_latency for name, served in self._store.databases.items()}
@@ -195,6 +206,11 @@ class LinkServer:
         served = self._store.databases.get(name)
         if served is not None and told is not None and (served.database.txid, served.database.checksum) != told:
             self.committed(served.database)
+
+    def _show(self, name: str, txid: int) -> None:
+        served = self._store.databases.get(name)
+        if served is not None:
+            served.database.show_position(txid)
 
     async def _append_image(self, name: str, image: bytes) -> m.Answer:
         database = self._database(name)

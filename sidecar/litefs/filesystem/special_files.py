@@ -41,8 +41,8 @@ class ClusterView:
 def special_content(inode: Inode, view: ClusterView) -> bytes:
     """Returns what a special file holds right now."""
     if inode.kind is Kind.POS and inode.served is not None:
-        database = inode.served.database
-        return format_pos(Pos(txid=Txid(database.txid), checksum=Checksum(database.checksum))).encode() + b"\n"
+        txid, checksum = inode.served.database.shown_position
+        return format_pos(Pos(txid=Txid(txid), checksum=Checksum(checksum))).encode() + b"\n"
     if inode.kind is Kind.LAG:
         return view.lag_text()[:LAG_SIZE]
     if inode.kind is Kind.PRIMARY:

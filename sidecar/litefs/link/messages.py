@@ -6,7 +6,8 @@ asking for more (`Seen`), so a fast writer costs one message per round trip and 
 
     node → filesystem                       answer
     Hello(pid)                              Welcome(databases)
-    SetRole, SetPrimary, SetLag, Seen       (none)
+    SetRole, SetPrimary, SetLag             (none)
+    Seen, Applied                           (none)
     AppendImage, AppendSpooledImage         Appended | Rejected
     OpenSnapshot                            SnapshotOpened | Rejected
     CloseSnapshot                           (none)
@@ -79,6 +80,13 @@ class Seen(msgspec.Struct, frozen=True, tag="seen"):
     """The node has taken note of `Committed` for this database; the next may be sent."""
 
     name: str
+
+
+class Applied(msgspec.Struct, frozen=True, tag="applied"):
+    """Every new reader of this replica sees what the database is at `txid`."""
+
+    name: str
+    txid: int
 
 
 class AppendImage(msgspec.Struct, frozen=True, tag="append-image"):
@@ -215,6 +223,7 @@ NodeMessage = (
     | SetPrimary
     | SetLag
     | Seen
+    | Applied
     | AppendImage
     | AppendSpooledImage
     | OpenSnapshot

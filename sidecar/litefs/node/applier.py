@@ -75,9 +75,17 @@ class DatabaseApplier:
     """The only writer of one database on a replica."""
 
     def __init__(
-        self, mount_dir: str, log_dir: Path, name: str, applied_txid: int, on_failed: Callable[[str], None]
+        self,
+        mount_dir: str,
+        log_dir: Path,
+        name: str,
+        applied_txid: int,
+        on_failed: Callable[[str], None],
+        on_applied: Callable[[str, int], None],
     ) -> None:
-        """Args: applied_txid: what readers see; on_failed: called when only a snapshot helps."""
+        """Args: applied_txid: what readers see; on_failed: called when only a snapshot helps; on_applied: called
+        with the transaction that readers see now, in WAL mode.
+        """
         self._database = MountedDatabase(mount_dir, name)
         self._journal = JournalApplier(self._database)
         self._wal: WalWriter | None = None
@@ -87,6 +95,7 @@ class DatabaseApplier:
         self._waiting_lock = threading.Lock()
         self._applied_txid = self._logged_txid = applied_txid
         self._on_failed = on_failed
+        self._on_applied = on_applied
         self._is_failed = False
         self._stopping = threading.Event()
         self._interrupt = threading.Event()
@@ -273,6 +282,7 @@ class DatabaseApplier:
         wal = self._wal
         if wal is not None and (not image.first_page or is_wal_mode(image.first_page)):
             wal.apply(image.pages(), header.page_size, header.commit)
+            self._on_applied(self._database.name, header.max_txid)
             return
         if wal is not None:
             self._leave_wal(wal)

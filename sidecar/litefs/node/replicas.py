@@ -156,12 +156,15 @@ class Replicas:
         applier = self._appliers.get(name)
         if applier is None:
             log_dir = self._data_dir / "dbs" / name / "log"
-            applier = DatabaseApplier(self._mount_dir, log_dir, name, applied_txid, self._failed_one)
+            applier = DatabaseApplier(self._mount_dir, log_dir, name, applied_txid, self._failed_one, self._applied_one)
             self._appliers[name] = applier
             applier.start()
             if self._is_stopped:
                 applier.stop()
         return applier
+
+    def _applied_one(self, name: str, txid: int) -> None:
+        self.tell(m.Applied(name, txid))
 
     def _failed_one(self, name: str) -> None:
         with self._lock:

@@ -127,6 +127,7 @@ class Database:
         self.sums: array[int] = array("Q")
         self.stale: set[int] = set()
         self.expected: deque[ExpectedImage] = deque()
+        self._shown: tuple[int, int] | None = None
         self.size = self.base.size
         self.lost: Exception | None = None
         self.wal_mode = False
@@ -254,6 +255,21 @@ class Database:
             self._deciding_since = 0.0
         self._accept(prepared)
         self._accept_unchanged()
+
+    @property
+    def shown_position(self) -> tuple[int, int]:
+        """(txid, checksum) that every new reader finds at least; what `NAME-pos` says."""
+        return self._shown or (self.txid, self.checksum)
+
+    def withhold_position(self) -> None:
+        """An image arrives through the WAL: its last frame is here a moment before the wal-index shows it."""
+        if self._shown is None:
+            self._shown = (self.txid, self.checksum)
+
+    def show_position(self, txid: int) -> None:
+        """Readers find everything through `txid` now."""
+        if txid >= self.txid:
+            self._shown = None
 
     def expect(self, image: ExpectedImage) -> None:
         """Takes note of an image that is in a replica's log: its pages are to come through the mount."""

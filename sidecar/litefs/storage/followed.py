@@ -74,7 +74,8 @@ def _check_follows(database: Database, header: LtxHeader) -> None:
             f"{database.name}: image {header.min_txid:016x} after checksum {header.pre_apply:016x} "
             f"does not follow {txid:016x}/{checksum:016x}"
         )
-    if database.page_n and header.page_size != database.page_size:
+    page_n = last.commit if last is not None else database.page_n  # 0 behind a drop that is still to be applied
+    if page_n and header.page_size != database.page_size:
         raise PositionMismatchError(
             f"{database.name}: image {header.min_txid:016x} has pages of {header.page_size} bytes, "
             f"the database has {database.page_size}"

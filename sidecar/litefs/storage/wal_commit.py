@@ -294,6 +294,8 @@ class WalCapture:
             if self._carry:
                 self._settle_carry(places)
             database.stale.update(pgno for pgno in places if pgno <= prepared.commit)
+            if database.expected:
+                database.withhold_position()
             database.accept(prepared)
 
     def _page(self, places: dict[int, int], pgno: int) -> bytes:

@@ -1,6 +1,7 @@
 """The filesystem's side of the link, spoken to over a real socket, on a real store."""
 
 import errno
+import os
 import socket
 import struct
 from pathlib import Path
@@ -14,7 +15,7 @@ from litefs.link import messages as m
 from litefs.link.channel import MESSAGE_BYTES_MAX, encode
 from litefs.storage.log_reader import LogReader
 from tests.support.fuseless_link import NODE_PID, Link, new_state
-from tests.support.fuseless_mount import FuselessMount
+from tests.support.fuseless_mount import FuselessMount, context
 from tests.support.sqlite_player import PAGE_SIZE
 
 
@@ -51,6 +52,40 @@ def test_the_greeting_tells_who_the_applier_is(link: Link) -> None:
     assert link.mount.operations.node_pid == 0
     link.greet()
     assert link.mount.operations.node_pid == NODE_PID
+
+
+def shown_txid(link: Link) -> int:
+    """What `a.db-pos` says now."""
+    number = link.mount.lookup("a.db-pos").st_ino
+    info = link.mount.do(link.mount.operations.open(number, os.O_RDONLY, context()))
+    content = link.mount.do(link.mount.operations.read(info.fh, 0, 100))
+    return int(content[:16], 16)
+
+
+def test_a_position_that_came_through_a_wal_shows_when_the_applier_says_so(link: Link) -> None:
+    """The last frame is here a moment before the wal-index shows it to readers."""
+    link.greet()
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    link.mount.database("a.db").withhold_position()
+    link.mount.commit("a.db", fh, 2)
+    assert shown_txid(link) == 1
+    link.send(m.Applied("a.db", 1))
+    link.send(m.Applied("absent.db", 2))
+    link.settle()
+    assert shown_txid(link) == 1, "an older one ends while the next arrives"
+    link.send(m.Applied("a.db", 2))
+    link.settle()
+    assert shown_txid(link) == 2
+
+
+def test_an_applier_that_died_withholds_nothing(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    link.mount.database("a.db").withhold_position()
+    link.mount.commit("a.db", fh, 2)
+    link.greet()
+    assert shown_txid(link) == 2
 
 
 def test_commits_and_refusals_are_counted(link: Link) -> None:

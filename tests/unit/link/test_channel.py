@@ -27,6 +27,7 @@ NODE_MESSAGES: list[m.NodeMessage] = [
     m.SetPrimary(""),
     m.SetLag(-1),
     m.Seen("ä.db"),
+    m.Applied("ä.db", 1 << 63),
     m.AppendImage("a.db", bytes(range(256))),
     m.AppendSpooledImage("a.db", "/spool/1"),
     m.OpenSnapshot("a.db"),
