@@ -2,8 +2,6 @@
 
 import os
 import sys
-import tempfile
-from pathlib import Path
 
 from e2e import cluster, images
 from e2e.errors import E2eError
@@ -14,8 +12,7 @@ from e2e.tools import find_tools
 def bring_up() -> None:
     """Builds what is missing and starts a new cluster in place of the one that is there."""
     tools = find_tools()
-    with tempfile.TemporaryDirectory(prefix="litefs-e2e-") as directory:
-        cluster.up(tools, images.build_all(tools, Path(directory)))
+    cluster.up(tools, images.build_all(tools))
 
 
 def main(arguments: list[str]) -> int:

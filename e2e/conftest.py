@@ -8,7 +8,6 @@ Variables:
 
 import os
 import re
-import tempfile
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,14 +47,13 @@ def target() -> Iterator[Target]:
         yield Target(kubectl=program, kubeconfig=Path(given), is_own=is_own)
         return
     tools = find_tools()
-    with tempfile.TemporaryDirectory(prefix="litefs-e2e-") as directory:
-        archives = images.build_all(tools, Path(directory))
-        try:
-            cluster.up(tools, archives)
-            yield Target(kubectl=PROGRAMS_LINK / "kubectl", kubeconfig=KUBECONFIG, is_own=True)
-        finally:
-            if not os.environ.get("E2E_KEEP"):
-                cluster.down()
+    archives = images.build_all(tools)
+    try:
+        cluster.up(tools, archives)
+        yield Target(kubectl=PROGRAMS_LINK / "kubectl", kubeconfig=KUBECONFIG, is_own=True)
+    finally:
+        if not os.environ.get("E2E_KEEP"):
+            cluster.down()
 
 
 @pytest.fixture(scope="module")

@@ -55,14 +55,11 @@ class Image:
     command: tuple[str, ...] = ()
 
 
-def build_all(tools: Tools, directory: Path) -> list[Path]:
-    """Returns the archives of all images that the tests use.
-
-    Args:
-        directory: an empty one, for the archives.
-    """
-    layers = CACHE / "layers"
-    layers.mkdir(parents=True, exist_ok=True)
+def build_all(tools: Tools) -> list[Path]:
+    """Returns the archives of all images that the tests use: they stay in the cache, and are written anew each time."""
+    directory = CACHE / "archives"
+    for needed in (directory, CACHE / "layers"):
+        needed.mkdir(parents=True, exist_ok=True)
     pause, consul = directory / "pause.layer", directory / "consul.layer"
     _pack([(tools.pause, "/pause")], pause)
     _pack([(tools.consul, "/consul")], consul)
