@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.filesystem_node import REPOSITORY
-from tests.support.litefs_node import free_port
+from tests.support.litefs_node import free_ports
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
@@ -47,7 +47,8 @@ class ConsulAgent:
         self._command = [*prefix, str(program)]
         self._address = address
         self._log_path = root / "consul.log"
-        self._ports = {name: free_port() for name in ("http", "server", "serf-lan", "serf-wan")}
+        names = ("http", "server", "serf-lan", "serf-wan")
+        self._ports = dict(zip(names, free_ports(len(names)), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
         self.configuration: list[str] = []
         self.https_port = 0

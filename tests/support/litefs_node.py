@@ -5,6 +5,7 @@ rows are read by child processes; this process never touches a mount. Teardown e
 aborts the connection of one that does not go.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -29,10 +30,16 @@ def own_command() -> list[str]:
 
 def free_port() -> int:
     """Returns a TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns different ones: asked for one by one, the kernel may give the same twice."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 class LitefsNode:
