@@ -24,10 +24,10 @@ TTL_S = 2.0
 
 LOCK_DELAY_S = 0.1
 SLACK_S = 4.0
+"""For a machine that does other things too."""
 
 LATER_ROW = 1_000_000
 """Above what a quick machine commits within a TTL."""
-"""For a machine that does other things too."""
 
 
 @pytest.fixture(params=["DELETE", "WAL"])
