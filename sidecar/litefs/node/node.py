@@ -213,7 +213,7 @@ class Node:
             self._driver.take_handed(lease_id)
 
     def _note_positions(self, databases: Iterable[m.DatabaseInfo]) -> None:
-        """Takes note of final positions. The streams hear of them before this node ceases to lead: they send the rest."""
+        """Takes note of final positions. Streams hear of them before this node ceases to lead, and send the rest."""
         with self._lock:
             self._databases.update((info.name, info) for info in databases)
             callbacks = self._callbacks
