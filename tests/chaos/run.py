@@ -9,6 +9,7 @@ import argparse
 import ctypes
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="default: the time")
     parser.add_argument("--journal-mode", choices=["WAL", "DELETE"], default=None, help="default: drawn")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us early leaves no node behind either
     seed = int(time.time()) if arguments.seed is None else arguments.seed
     draw = random.Random(seed)
     mode = draw.choice(["WAL", "DELETE"])

@@ -24,15 +24,19 @@ def test_clients_see_what_a_correct_cluster_shows(tmp_path: Path, mode: str, req
         pytest.skip("there is no consul on the PATH, and scripts/consul was not run")
     path = os.pathsep.join([str(REPOSITORY / "sidecar"), str(REPOSITORY)])
     options = ["--seconds", SECONDS, "--seed", SEED, "--journal-mode", mode]
-    done = subprocess.run(
+    experiment = subprocess.Popen(
         [sys.executable, "-m", "tests.chaos.run", "--root", tmp_path, *map(str, options)],
         cwd=REPOSITORY,
         env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=SECONDS * SLOWEST + 300,
-        check=False,
     )
+    try:
+        out, err = experiment.communicate(timeout=SECONDS * SLOWEST + 300)
+    except subprocess.TimeoutExpired:
+        experiment.terminate()  # it ends its nodes first
+        out, err = experiment.communicate(timeout=120)
     for log in tmp_path.glob("*/litefs.log"):
         request.node.add_report_section("call", f"log of {log.parent.name}", log.read_text(errors="replace")[-20000:])
-    assert done.returncode == 0, f"{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
+    assert experiment.returncode == 0, f"{out[-8000:]}\n{err[-4000:]}"
