@@ -3,6 +3,7 @@
 One per machine: its state is in `layout.STATE`. `down` may be called at any time, after any death, and again.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -74,6 +75,8 @@ def up(tools: Tools, images: list[Path]) -> None:
         "the account of pods": ["get", "serviceaccount", "default"],
     }.items():
         wait_until(what, lambda words=words: succeeds([*kubectl, *words]), timeout_s=START_TIMEOUT_S)  # type: ignore[misc]
+    objects = {"apiVersion": "v1", "kind": "List", "items": components.storage()}
+    run([*kubectl, "create", "-f", "-"], stdin=json.dumps(objects))
 
 
 def down() -> None:

@@ -1,4 +1,4 @@
-"""The components of the cluster: their command lines and configuration files.
+"""The components of the cluster: their command lines and configuration files, and the volumes of its node.
 
 A component that needs another one which is not there yet ends, and is started again by `machine`: so there is no
 order to keep.
@@ -6,6 +6,7 @@ order to keep.
 
 import json
 from pathlib import Path
+from typing import Any
 
 from e2e.layout import (
     CGROUP,
@@ -17,6 +18,7 @@ from e2e.layout import (
     PROGRAMS_LINK,
     SERVICE_NETWORK,
     STATE,
+    VOLUMES,
 )
 
 _PKI = STATE / "pki"
@@ -112,6 +114,43 @@ _COREFILE = f"""\
     }}
 }}
 """
+
+
+VOLUMES_MAX = 80
+"""Claims that a run may make: volumes are made beforehand, and nobody makes more."""
+
+
+def storage() -> list[dict[str, Any]]:
+    """Returns the default StorageClass, and volumes of it; unlike those of a hostPath, they honour fsGroup."""
+    metadata = {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}
+    storage_class = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": metadata,
+        "provisioner": "kubernetes.io/no-provisioner",
+        "reclaimPolicy": "Retain",
+        "volumeBindingMode": "Immediate",
+    }
+    return [storage_class, *(_volume(f"volume-{number}") for number in range(VOLUMES_MAX))]
+
+
+def _volume(name: str) -> dict[str, Any]:
+    path = VOLUMES / name
+    path.mkdir(parents=True)
+    on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "storageClassName": "standard",
+            "capacity": {"storage": "10Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "local": {"path": str(path)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
+        },
+    }
 
 
 def write_configuration() -> None:

@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from e2e import recipe
 from e2e.commands import run
@@ -24,6 +25,7 @@ from e2e.errors import SetupError
 from e2e.tools import CACHE, REPOSITORY, Tools
 
 SIDECAR = "localhost/litefs:e2e"
+OPERATOR = "localhost/litefs-operator:e2e"
 APPLICATION = "localhost/application:e2e"
 CONSUL = "localhost/consul:e2e"
 
@@ -51,6 +53,7 @@ class Image:
     name: str
     layers: tuple[Path, ...]
     user: str = ""
+    environment: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
 
@@ -74,21 +77,41 @@ def build_all(tools: Tools) -> list[Path]:
 
 def sidecar(directory: Path) -> Image:
     """Returns the image of `sidecar/Dockerfile`, with the sources as they are in the checkout."""
-    read = recipe.read(REPOSITORY / "sidecar" / "Dockerfile")
-    own = directory / "sidecar.layer"
+    return _of_dockerfile(SIDECAR, "sidecar", "litefs", _project()["dependencies"], directory)
+
+
+def operator(directory: Path) -> Image:
+    """Returns the image of `operator/Dockerfile`: the operator needs nothing that the sidecar does."""
+    requirements = _project()["optional-dependencies"]["operator"]
+    return _of_dockerfile(OPERATOR, "operator", "litefs_operator", requirements, directory)
+
+
+def _of_dockerfile(name: str, part: str, package_name: str, requirements: list[str], directory: Path) -> Image:
+    read = recipe.read(REPOSITORY / part / "Dockerfile")
+    own = directory / f"{part}.layer"
     with tempfile.TemporaryDirectory() as work:
-        package = Path(work) / "litefs"
-        run(["cp", "-r", REPOSITORY / "sidecar" / "litefs", package])
+        package = Path(work) / package_name
+        run(["cp", "-r", REPOSITORY / part / package_name, package])
         _compile(package)
         files = [(REPOSITORY / source, destination) for source, destination in read.files]
-        _pack([*files, (package, f"{read.python_directory}/litefs")], own)
+        _pack([*files, (package, f"{read.python_directory}/{package_name}")], own)
     return Image(
-        name=SIDECAR,
-        layers=(_debian_layer((*_SLIM_BASE, *read.packages)), _python_layer(read.python_directory), own),
+        name=name,
+        layers=(
+            _debian_layer((*_SLIM_BASE, *read.packages)),
+            _python_layer(read.python_directory, tuple(requirements)),
+            own,
+        ),
         user=read.user,
+        environment=tuple(f"{key}={value}" for key, value in read.environment.items()),
         entrypoint=read.entrypoint,
         command=read.command,
     )
+
+
+def _project() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    return project
 
 
 def _debian_layer(packages: tuple[str, ...]) -> Path:
@@ -117,11 +140,10 @@ def _copy_debian(raw: Path, out: Path) -> None:
             _add_bytes(target, name, text.encode())
 
 
-def _python_layer(directory: str) -> Path:
+def _python_layer(directory: str, requirements: tuple[str, ...]) -> Path:
     if sys.version_info[:2] != _SUITE_PYTHON:
         raise SetupError(f"e2e images need Python 3.{_SUITE_PYTHON[1]} in .venv/: set PYTHON and run scripts/setup")
     constraints = REPOSITORY / "constraints.txt"
-    requirements = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
 
     def make(out: Path) -> None:
         with tempfile.TemporaryDirectory() as work:
@@ -131,7 +153,7 @@ def _python_layer(directory: str) -> Path:
             _compile(Path(work))
             _pack([(Path(work), directory)], out)
 
-    return _cached(("python", directory, tuple(requirements), constraints.read_text()), make)
+    return _cached(("python", directory, requirements, constraints.read_text()), make)
 
 
 def _compile(directory: Path) -> None:
@@ -175,7 +197,7 @@ def _add_bytes(target: tarfile.TarFile, name: str, data: bytes) -> None:
 def _archive(image: Image, directory: Path) -> Path:
     digests = [_sha256(layer) for layer in image.layers]
     settings = {
-        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *image.environment],
         "User": image.user,
         "Entrypoint": list(image.entrypoint) or None,
         "Cmd": list(image.command) or None,

@@ -27,7 +27,7 @@ class Recipe:
         packages: of Debian, sorted.
         python_directory: where the Python packages go; "" if the image has none.
         files: source, relative to the repository, and destination of each file or directory copied.
-        user, entrypoint, command, labels: as a container runtime gets them.
+        user, environment, entrypoint, command, labels: as a container runtime gets them.
     """
 
     base: str
@@ -35,6 +35,7 @@ class Recipe:
     python_directory: str = ""
     files: tuple[tuple[str, str], ...] = ()
     user: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
@@ -89,15 +90,15 @@ def _copy(recipe: Recipe, rest: str) -> Recipe:
     return replace(recipe, files=(*recipe.files, (source, destination)))
 
 
-def _label(recipe: Recipe, rest: str) -> Recipe:
-    pairs = [word.split("=", 1) for word in shlex.split(rest)]
-    return replace(recipe, labels=recipe.labels | dict(pairs))
+def _pairs(rest: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in shlex.split(rest))
 
 
 _READERS: dict[str, Callable[[Recipe, str], Recipe]] = {
     "RUN": _run,
     "COPY": _copy,
-    "LABEL": _label,
+    "LABEL": lambda recipe, rest: replace(recipe, labels=recipe.labels | _pairs(rest)),
+    "ENV": lambda recipe, rest: replace(recipe, environment=recipe.environment | _pairs(rest)),
     "USER": lambda recipe, rest: replace(recipe, user=rest),
     "ENTRYPOINT": lambda recipe, rest: replace(recipe, entrypoint=tuple(json.loads(rest))),
     "CMD": lambda recipe, rest: replace(recipe, command=tuple(json.loads(rest))),

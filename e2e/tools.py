@@ -48,11 +48,13 @@ class Tools:
         programs: a directory with the Kubernetes components under their names, and `coredns`.
         pause: the program of pause containers.
         consul: the Consul server.
+        helm: what installs the chart.
     """
 
     programs: Path
     pause: Path
     consul: Path
+    helm: Path
 
 
 def find_tools() -> Tools:
@@ -68,8 +70,16 @@ def find_tools() -> Tools:
     programs.mkdir(exist_ok=True)
     for name, target in {**dict.fromkeys(KUBE_PROGRAMS, kube), "coredns": coredns}.items():
         _link(programs / name, target)
-    consul = Path(run([REPOSITORY / "scripts" / "consul"], timeout_s=_BUILD_TIMEOUT_S).strip())
-    return Tools(programs=programs, pause=pause, consul=consul)
+    return Tools(programs=programs, pause=pause, consul=_scripted("consul"), helm=find_helm())
+
+
+def find_helm() -> Path:
+    """Returns the Helm on the PATH, or builds one.
+
+    Raises:
+        CommandError: the build failed.
+    """
+    return _scripted("helm")
 
 
 def check_packages() -> None:
@@ -80,6 +90,11 @@ def check_packages() -> None:
     missing = {package for program, package in _PACKAGE_OF.items() if not shutil.which(program, path=search)}
     if missing:
         raise SetupError(f"please run: apt-get install --no-install-recommends {' '.join(sorted(missing))}")
+
+
+def _scripted(name: str) -> Path:
+    """What tests without a cluster use as well has a script that finds or builds it."""
+    return Path(run([REPOSITORY / "scripts" / name], timeout_s=_BUILD_TIMEOUT_S).strip())
 
 
 def _kube_flags() -> str:

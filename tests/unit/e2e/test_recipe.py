@@ -21,6 +21,7 @@ COPY --from=build /packages /usr/lib/packages
 COPY --chmod=0755 command /bin/command
 LABEL one="1 2" \\
       two=2
+ENV A=1
 USER 1000
 ENTRYPOINT ["/bin/command"]
 CMD ["run"]
@@ -40,6 +41,7 @@ def test_reads_the_last_stage(tmp_path: Path) -> None:
         python_directory="/usr/lib/packages",
         files=(("command", "/bin/command"),),
         user="1000",
+        environment={"A": "1"},
         entrypoint=("/bin/command",),
         command=("run",),
         labels={"one": "1 2", "two": "2"},
@@ -50,7 +52,6 @@ def test_reads_the_last_stage(tmp_path: Path) -> None:
     "line",
     [
         "WORKDIR /somewhere",
-        "ENV A=1",
         "RUN curl https://example.com",
         "RUN apt-get update && touch /file",
         "COPY --from=build /elsewhere /elsewhere",
