@@ -1,5 +1,9 @@
 """What is read of a Dockerfile is what e2e assembles: everything else is refused, not left out."""
 
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -77,3 +81,25 @@ def test_the_sidecar_is_assembled_from_its_dockerfile() -> None:
     assert (read.entrypoint, read.command) == (("/usr/local/bin/litefs",), ("mount",))
     for source, _ in read.files:
         assert (REPOSITORY / source).is_file()
+
+
+def test_the_operator_is_assembled_from_its_dockerfile() -> None:
+    read = recipe.read(REPOSITORY / "operator" / "Dockerfile")
+    assert read.packages == ("ca-certificates", "python3")
+    assert read.python_directory == "/usr/local/lib/python3.11/dist-packages"
+    assert read.user == "65532:65532"
+    assert (read.entrypoint, read.command) == (("/usr/local/bin/litefs-operator",), ())
+    for source, _ in read.files:
+        assert (REPOSITORY / source).is_file()
+
+
+def test_the_engine_installs_the_same_requirements_of_the_operator_as_e2e_does() -> None:
+    """e2e takes the extra from pyproject.toml (e2e/images.py); the Dockerfile has a line that prints it."""
+    text = (REPOSITORY / "operator" / "Dockerfile").read_text()
+    program = re.search(r"python3 -c '(.*)' >requirements.txt", text)
+    assert program is not None
+    printed = subprocess.run(
+        [sys.executable, "-c", program[1]], cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert printed.splitlines() == project["optional-dependencies"]["operator"]
