@@ -95,9 +95,9 @@ def serve(database: str, port: str) -> None:
 
 def post(name: str, *urls: str) -> None:
     """Prints when each answer came, the row, the code and the answer; code 0 for what is no answer."""
-    for url in urls[1:]:
-        threading.Thread(target=_post_to, args=(name, url), daemon=True).start()
-    _post_to(name, urls[0])
+    for index, url in enumerate(urls[1:], start=1):
+        threading.Thread(target=_post_to, args=(f"{name}.{index}", url), daemon=True).start()
+    _post_to(f"{name}.0", urls[0])
 
 
 def _post_to(name: str, url: str) -> None:

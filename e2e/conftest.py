@@ -2,43 +2,32 @@
 
 Variables:
     E2E_KUBECONFIG: use this cluster and start none. Its nodes must get the images by themselves.
-    E2E_IMAGE, E2E_APPLICATION_IMAGE, E2E_CONSUL_IMAGE: images in place of those that are assembled here.
+    E2E_IMAGE, E2E_OPERATOR_IMAGE, E2E_APPLICATION_IMAGE, E2E_CONSUL_IMAGE: images in place of those assembled here.
     E2E_KEEP: leave the cluster as it is after the run.
 """
 
 import os
 import re
+import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from e2e import cluster, images
 from e2e.commands import wait_until
+from e2e.figures import Figures
+from e2e.installation import NAMESPACE, Installation
 from e2e.kubectl import GONE_TIMEOUT_S, Kubectl
 from e2e.layout import KUBECONFIG, PROGRAMS_LINK
-from e2e.tools import find_tools
+from e2e.target import Target
+from e2e.tools import find_helm, find_tools
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A cluster to test on, and the names of the images that it has.
-
-    Attributes:
-        is_own: whether it was started here or by `make e2e-up`, so that a test may look into its node.
-    """
-
-    kubectl: Path | str
-    kubeconfig: Path
-    is_own: bool
-    sidecar_image: str = os.environ.get("E2E_IMAGE", images.SIDECAR)
-    application_image: str = os.environ.get("E2E_APPLICATION_IMAGE", images.APPLICATION)
-    consul_image: str = os.environ.get("E2E_CONSUL_IMAGE", images.CONSUL)
+_LINES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
-def target() -> Iterator[Target]:
+def target(figures: Figures) -> Iterator[Target]:
     """The cluster that E2E_KUBECONFIG names, else a new one for this run."""
     given = os.environ.get("E2E_KUBECONFIG")
     if given:
@@ -47,9 +36,13 @@ def target() -> Iterator[Target]:
         yield Target(kubectl=program, kubeconfig=Path(given), is_own=is_own)
         return
     tools = find_tools()
+    start = time.monotonic()
     archives = images.build_all(tools)
+    figures("images assembled", time.monotonic() - start)
     try:
+        start = time.monotonic()
         cluster.up(tools, archives)
+        figures("cluster up, images imported", time.monotonic() - start)
         yield Target(kubectl=PROGRAMS_LINK / "kubectl", kubeconfig=KUBECONFIG, is_own=True)
     finally:
         if not os.environ.get("E2E_KEEP"):
@@ -73,11 +66,54 @@ def kubectl(target: Target, request: pytest.FixtureRequest) -> Iterator[Kubectl]
         kubectl("delete", "namespace", name, f"--timeout={GONE_TIMEOUT_S:.0f}s", timeout_s=GONE_TIMEOUT_S + 10)
 
 
+@pytest.fixture(scope="session")
+def _installation(target: Target) -> Iterator[Installation]:
+    kubectl = Kubectl(target.kubectl, target.kubeconfig, NAMESPACE)
+    images_by_key = {
+        "": target.operator_image,
+        "sidecar": target.sidecar_image,
+        "consul": target.consul_image,
+        "tests": target.application_image,
+    }
+    one = Installation(kubectl=kubectl, kubeconfig=target.kubeconfig, helm=find_helm(), images=images_by_key)
+    yield one
+    if not target.is_own and one.is_there():
+        one.uninstall()
+
+
+@pytest.fixture(scope="module")
+def installation(_installation: Installation, figures: Figures) -> Installation:
+    """LiteFS, installed from the chart of the checkout."""
+    if not _installation.is_there():
+        start = time.monotonic()
+        _installation.install()
+        figures("helm install --wait, with a Consul", time.monotonic() - start)
+    return _installation
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig: pytest.Config) -> Figures:
+    """What a test measured goes here."""
+    return Figures(pytestconfig.stash.setdefault(_LINES, []))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Prints the figures."""
+    lines = config.stash.get(_LINES, [])
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Adds what the cluster says to the report of a failure, before anything is taken down."""
     report = yield
-    kubectl = getattr(item, "funcargs", {}).get("kubectl")
-    if report.failed and isinstance(kubectl, Kubectl):
-        report.sections.append((f"cluster, namespace {kubectl.namespace}", kubectl.describe_everything()))
+    fixtures = getattr(item, "funcargs", {})
+    installation = fixtures.get("installation")
+    sources = [fixtures.get("kubectl"), installation.kubectl if isinstance(installation, Installation) else None]
+    for kubectl in sources:
+        if report.failed and isinstance(kubectl, Kubectl):
+            report.sections.append((f"cluster, namespace {kubectl.namespace}", kubectl.describe_everything()))
     return report

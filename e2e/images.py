@@ -71,6 +71,7 @@ def build_all(tools: Tools) -> list[Path]:
         Image(name=CONSUL, layers=(consul,), entrypoint=("/consul",)),
         Image(name=APPLICATION, layers=(_debian_layer((*_SLIM_BASE, *_APPLICATION_PACKAGES)),)),
         sidecar(directory),
+        operator(directory),
     ]
     return [_archive(image, directory) for image in images]
 

@@ -1,9 +1,12 @@
 """Drives a cluster by `kubectl`, as people do; every call ends in its time."""
 
 import json
-from collections.abc import Sequence
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from e2e.commands import run, wait_until
 from e2e.errors import CommandError
@@ -59,10 +62,34 @@ class Kubectl:
         containers = status.get("initContainerStatuses", []) + status.get("containerStatuses", [])
         return {container["name"]: container["restartCount"] for container in containers}
 
+    @contextmanager
+    def watching(self, kind: str, selector: str) -> Iterator[list[dict[str, Any]]]:
+        """Yields a list to which every state of some objects is added, until the end of the block."""
+        states: list[dict[str, Any]] = []
+        with self.running("get", kind, "--selector", selector, "--watch", "-o", "json") as output:
+            reader = threading.Thread(target=_read_states, args=(output, states), daemon=True)
+            reader.start()
+            wait_until(f"the first state of {kind}", lambda: bool(states), timeout_s=READY_TIMEOUT_S)
+            yield states
+        reader.join()
+
+    @contextmanager
+    def running(self, *words: str) -> Iterator[IO[str]]:
+        """Yields the output of a command that runs until the end of the block."""
+        command = [str(word) for word in (*self._command, *words)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                yield process.stdout
+            finally:
+                process.kill()
+
     def describe_everything(self) -> str:
         """Returns events, descriptions and logs of the namespace: what is read when a test has failed."""
         events = ["get", "events", "--sort-by=.lastTimestamp"]
-        parts = [self._told(words) for words in (["get", "pods", "-o", "wide"], events, ["describe", "pods"])]
+        kinds = "pods,statefulsets,deployments,jobs,services,endpointslices,persistentvolumeclaims"
+        told = (["get", kinds, "-o", "wide"], ["get", "litefsclusters", "-o", "yaml"], events, ["describe", "pods"])
+        parts = [self._told(words) for words in told]
         for pod in self._told(["get", "pods", "-o", "name"]).split():
             if pod.startswith("pod/"):
                 log = ["logs", pod, "--all-containers", "--prefix", f"--tail={_LOG_LINES}"]
@@ -78,3 +105,13 @@ class Kubectl:
     def _is_ready(self, pod: str) -> bool:
         conditions = self.get("pod", pod)["status"].get("conditions", [])
         return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def _read_states(stream: IO[str], states: list[dict[str, Any]]) -> None:
+    """Objects follow one another without a separator: one ends with the brace that stands in the first column."""
+    lines: list[str] = []
+    for line in stream:
+        lines.append(line)
+        if line.startswith("}"):
+            states.append(json.loads("".join(lines)))
+            lines.clear()

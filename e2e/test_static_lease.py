@@ -8,9 +8,9 @@ import pytest
 
 from e2e import cluster, manifests
 from e2e.commands import wait_until
-from e2e.conftest import Target
 from e2e.errors import CommandError
 from e2e.kubectl import GONE_TIMEOUT_S, READY_TIMEOUT_S, Kubectl
+from e2e.target import Target
 
 FOLLOW_TIMEOUT_S = 60.0
 
