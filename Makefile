@@ -5,9 +5,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 DURATION ?= 600
 ROOT ?= build/chaos
-SOURCES := sidecar operator tests $(wildcard bench demo e2e)
+SOURCES := sidecar operator tests $(wildcard bench demo e2e charts)
 
-.PHONY: help setup test lint format demo demo-cluster bench chaos manifests sqlite-suite e2e e2e-up e2e-down e2e-shell clean
+.PHONY: help setup test lint format demo demo-cluster bench chaos manifests chart sqlite-suite e2e e2e-up e2e-down e2e-shell clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -47,8 +47,14 @@ chaos: setup ## random faults on a cluster: DURATION=600 SEED=1 ROOT=an empty di
 	@mkdir -p $(ROOT)
 	PYTHONPATH=sidecar:. $(BIN)/python -m tests.chaos.run --root $(ROOT) --seconds $(DURATION) $(if $(SEED),--seed $(SEED))
 
-manifests: setup ## write manifests/ anew from the operator's sources
+manifests: setup ## write manifests/ and what of the chart is generated anew from their sources
 	PYTHONPATH=operator $(BIN)/python -m litefs_operator crd >manifests/crd.yaml
+	cp manifests/crd.yaml charts/litefs/files/crd.yaml
+	$(BIN)/python -m charts.generated "$$(scripts/helm)"
+
+chart: setup ## package the chart into dist/
+	$$(scripts/helm) lint --strict charts/litefs
+	$$(scripts/helm) package --destination dist charts/litefs
 
 sqlite-suite: setup ## SQLite's own test files, run on a mount
 	@scripts/setup --sqlite-suite
