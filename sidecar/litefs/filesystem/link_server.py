@@ -29,6 +29,9 @@ from litefs.storage.state import DatabaseState
 
 RECEIVE_BYTES = 1 << 20
 TXID_MAX = (1 << 64) - 1
+UNHEARD_PAUSE_S = 0.01
+"""Between two `Committed` of a primary's database while nobody listens: a process that is woken by each commit takes
+a processor from the application that writes. A replica's node process has to know its positions itself."""
 _log = logging.getLogger("litefs.filesystem")
 
 
@@ -47,6 +50,7 @@ class LinkServer:
         self._requests: deque[m.NodeMessage] = deque()
         self._request_arrived: Waiter | None = None
         self._told: dict[str, tuple[int, int]] = {}  # the position of each `Committed` that was not acknowledged
+        self._is_heard = False
         self._next_snapshot = 1
         self._snapshots: dict[int, Database] = {}
         operations.on_shm_created = lambda name: self._send(m.ShmCreated(name))
@@ -56,6 +60,7 @@ class LinkServer:
         self.detach()
         link.setblocking(False)
         self._socket = link
+        self._is_heard = False
         self._decoder = MessageDecoder(m.NodeMessage)
         self._loop.watch(link.fileno(), self._receive)
 
@@ -180,6 +185,10 @@ class LinkServer:
     def _take_note(self, message: m.NodeMessage) -> None:
         """Takes what has no answer."""
         match message:
+            case m.SetListening(is_listening):
+                self._is_heard = is_listening
+            case m.Seen(name) if self._store.gate.is_open and not self._is_heard:
+                self._loop.call_later(UNHEARD_PAUSE_S, lambda: self._seen(name))
             case m.Seen(name):
                 self._seen(name)
             case m.Applied(name, txid):

@@ -76,12 +76,17 @@ class CommitFeed:
         subscription = Subscription(set(self.positions))
         if self._closed:
             subscription.close()
+        if not self._subscriptions:
+            self._node.set_listening(True)
         self._subscriptions.add(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Ends a subscription; unknown ones are ignored."""
-        self._subscriptions.discard(subscription)
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            if not self._subscriptions:
+                self._node.set_listening(False)
 
     @property
     def subscriber_n(self) -> int:

@@ -25,6 +25,9 @@ class NodeView(Protocol):
     def subscribe(self, callback: Callable[[Committed], None]) -> Callable[[], None]:
         """Has `callback` called after each change of a position, on the link's thread. Returns the way to end it."""
 
+    def set_listening(self, is_listening: bool) -> None:
+        """Says whether somebody waits for commits; while nobody does, callbacks come some milliseconds late."""
+
     def counters(self) -> RoleCounters:
         """Returns what happened to role and lease so far."""
 
@@ -52,6 +55,19 @@ class NodeView(Protocol):
         Raises:
             HandoffRefusedError: this node keeps the lease, or has none.
         """
+
+    def handoff_to_freshest(self, timeout_s: float) -> int | None:
+        """Hands the lease of this primary to the candidate that has most. Takes up to some seconds.
+
+        Returns:
+            Its id; None if this node is not the primary, or nobody can take the lease.
+
+        Raises:
+            HandoffRefusedError: the candidate did not take it.
+        """
+
+    def leave(self) -> None:
+        """Makes this node a candidate no more, until the process ends."""
 
     def open_replacement(self, name: str, page_size: int, page_n: int) -> "Replacement":
         """Begins to replace a database of this primary as a whole.

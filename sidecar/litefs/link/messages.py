@@ -2,11 +2,13 @@
 
 Strategy: the node asks, the filesystem answers in the order of the questions; besides, the filesystem
 tells. A `Committed` is sent for a database only when the node has acknowledged the one before by
-asking for more (`Seen`), so a fast writer costs one message per round trip and not one per commit.
+asking for more (`Seen`), so a fast writer costs one message per round trip and not one per commit. While nobody
+listens at the node (`SetListening`), the next one waits a little longer.
 
     node → filesystem                       answer
     Hello(pid)                              Welcome(databases)
     SetRole, SetPrimary, SetLag             (none)
+    SetListening                            (none)
     Seen, Applied                           (none)
     AppendImage, AppendSpooledImage         Appended | Rejected
     OpenSnapshot                            SnapshotOpened | Rejected
@@ -74,6 +76,12 @@ class SetLag(msgspec.Struct, frozen=True, tag="set-lag"):
     """Newest time stamp heard from the primary, for `.lag`; -1 while this replica is not ready."""
 
     primary_timestamp_ms: int
+
+
+class SetListening(msgspec.Struct, frozen=True, tag="set-listening"):
+    """Whether somebody at the node waits for news of commits. Nobody does at first."""
+
+    is_listening: bool
 
 
 class Seen(msgspec.Struct, frozen=True, tag="seen"):
@@ -222,6 +230,7 @@ NodeMessage = (
     | SetRole
     | SetPrimary
     | SetLag
+    | SetListening
     | Seen
     | Applied
     | AppendImage

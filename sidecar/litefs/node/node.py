@@ -27,7 +27,8 @@ from litefs.node.lease_watch import RoleCounters
 from litefs.node.link_client import Event, LinkClient
 from litefs.node.local_replacement import LocalReplacement
 from litefs.node.node_status import NodeStatus
-from litefs.node.role_driver import Candidacy, RoleDriver
+from litefs.node.role_driver import RoleDriver
+from litefs.node.role_duties import Candidacy
 from litefs.node.roles import Role
 from litefs.node.shm_guard import ShmGuard
 from litefs.node.streams import Streams
@@ -167,6 +168,22 @@ class Node:
             raise HandoffRefusedError("cannot handoff: node is not currently primary")
         self._driver.hand_off(node_id)
 
+    def handoff_to_freshest(self, timeout_s: float) -> int | None:
+        """Hands the lease to the candidate that has most, and returns when that one has taken it.
+
+        Returns:
+            The new primary's id; None if this node is not the primary, or nobody can take the lease.
+
+        Raises:
+            HandoffRefusedError: the candidate did not take it.
+        """
+        return self._driver.hand_off_to_freshest(timeout_s) if self._driver is not None else None
+
+    def leave(self) -> None:
+        """Is no candidate any more, until the process ends."""
+        if self._driver is not None:
+            self._driver.leave()
+
     def promote(self) -> None:
         """Asks the primary to hand the lease to this node; returns when it has it. Nothing on a primary.
 
@@ -179,6 +196,8 @@ class Node:
             return
         if not self._may_lead:
             raise NotCandidateError("not eligible to become primary")
+        if driver is not None and driver.hindrances:
+            raise NotCandidateError(f"not eligible to become primary: {', '.join(driver.hindrances)}")
         holder = driver.holder if driver is not None else None
         if holder is None or not holder.advertise_url:
             raise HandoffRefusedError("no primary available")
@@ -197,7 +216,7 @@ class Node:
             time.sleep(PROMOTE_CHECK_S)
         try:
             self.promote()
-        except (HandoffRefusedError, OSError) as error:
+        except (HandoffRefusedError, NotCandidateError, OSError) as error:
             _log.warning("lease.promote: %s", error)
 
     def _take_role(self, role: Role) -> None:
@@ -242,7 +261,7 @@ class Node:
             node_id=self._node_id,
             cluster_id=self._cluster.text,
             is_primary=is_primary,
-            candidate=self._may_lead,
+            candidate=driver.may_lead if driver is not None else self._may_lead,
             primary_hostname=hostname,
             ready=is_ready,
             lag_ms=lag_ms,
@@ -265,6 +284,13 @@ class Node:
                 self._callbacks = [other for other in self._callbacks if other is not callback]
 
         return unsubscribe
+
+    def set_listening(self, is_listening: bool) -> None:
+        """Says whether somebody waits for commits; while nobody does, callbacks come some milliseconds late."""
+        try:
+            self._link.send(m.SetListening(is_listening))
+        except LinkClosedError:
+            return  # this process is about to end
 
     def call(self, message: m.OpenSnapshot | m.PrepareReplacement | m.AskCounters) -> m.Answer:
         """Asks the filesystem process and waits. Raises LinkClosedError if it is gone."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from litefs.errors import DiskLostError, NotPrimaryError
+from litefs.filesystem.link_server import UNHEARD_PAUSE_S
 from litefs.filesystem.loop import Waiter
 from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
 from litefs.link import messages as m
@@ -163,8 +164,8 @@ def test_an_answer_larger_than_the_sockets_buffer_arrives_whole(link: Link) -> N
     assert isinstance(rejected, m.Rejected)
 
 
-async def _pause(link: Link) -> None:
-    await link.mount.loop.sleep(0.001)
+async def _pause(link: Link, seconds: float = 0.001) -> None:
+    await link.mount.loop.sleep(seconds)
 
 
 # ---- what the filesystem tells ----
@@ -177,6 +178,7 @@ def committed(messages: list[m.FilesystemMessage]) -> list[tuple[str, int]]:
 def test_commits_are_told_once_until_they_are_seen(link: Link) -> None:
     fh = link.mount.create("a.db")
     link.greet()
+    link.send(m.SetListening(True))
     for counter in (1, 2, 3):
         link.mount.commit("a.db", fh, counter)
     assert committed(link.received()) == [("a.db", 1)]
@@ -186,9 +188,29 @@ def test_commits_are_told_once_until_they_are_seen(link: Link) -> None:
     assert committed(link.received()) == [("a.db", 4)]
 
 
+def test_while_nobody_listens_the_next_commit_is_told_after_a_pause(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.greet()
+    link.mount.commit("a.db", fh, 1)
+    assert committed(link.ask(m.Seen("a.db"))) == [("a.db", 1)]
+    link.mount.commit("a.db", fh, 2)
+    assert link.received() == []
+    link.mount.do(_pause(link, 2 * UNHEARD_PAUSE_S))
+    assert committed(link.received()) == [("a.db", 2)]
+
+
+def test_a_replica_is_told_at_once_though_nobody_listens(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.greet()
+    for counter in (1, 2):
+        link.mount.commit("a.db", fh, counter)
+    assert committed(link.ask(m.SetRole(0.0), m.Seen("a.db"))) == [("a.db", 1), ("a.db", 2)]
+
+
 def test_databases_do_not_hold_each_other_up(link: Link) -> None:
     handles = {name: link.mount.create(name) for name in ("a.db", "b.db")}
     link.greet()
+    link.send(m.SetListening(True))
     for counter in (1, 2):
         for name, fh in handles.items():
             link.mount.commit(name, fh, counter)
@@ -199,6 +221,7 @@ def test_databases_do_not_hold_each_other_up(link: Link) -> None:
 def test_a_state_of_the_same_txid_but_another_checksum_is_told(link: Link) -> None:
     fh = link.mount.create("a.db")
     link.greet()
+    link.send(m.SetListening(True))
     link.mount.commit("a.db", fh, 1)
     link.received()
     database = link.mount.database("a.db")

@@ -107,9 +107,11 @@ class FakeNode:
         self.connected: set[int] = set()
         """Replicas that the lease can be handed to."""
         self.handed_to: list[int] = []
+        self.handoff_timeouts_s: list[float] = []
         self._random = random.Random(1)
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[Committed], None]] = []
+        self.is_listening = False
 
     # ---- NodeView ----
 
@@ -122,6 +124,9 @@ class FakeNode:
     def subscribe(self, callback: Callable[[Committed], None]) -> Callable[[], None]:
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
+
+    def set_listening(self, is_listening: bool) -> None:
+        self.is_listening = is_listening
 
     def promote(self) -> None:
         if self.standing.is_primary:
@@ -136,6 +141,13 @@ class FakeNode:
         if node_id not in self.connected:
             raise HandoffRefusedError("cannot handoff: target node is not currently connected")
         self.handed_to.append(node_id)
+
+    def handoff_to_freshest(self, timeout_s: float) -> int | None:
+        self.handoff_timeouts_s.append(timeout_s)
+        return max(self.connected, default=None) if self.standing.is_primary else None
+
+    def leave(self) -> None:
+        self.standing = replace(self.standing, candidate=False)
 
     def counters(self) -> RoleCounters:
         return RoleCounters(promotions=1)

@@ -86,6 +86,21 @@ def test_who_has_unsubscribed_is_not_counted_and_hears_nothing(node: FakeNode) -
     run(main())
 
 
+def test_the_node_knows_whether_somebody_listens(node: FakeNode) -> None:
+    async def main() -> None:
+        feed = CommitFeed(node)
+        heard = [node.is_listening]
+        first, second = feed.subscribe(), feed.subscribe()
+        heard.append(node.is_listening)
+        for subscription in (first, first):
+            feed.unsubscribe(subscription)
+            heard.append(node.is_listening)
+        feed.unsubscribe(second)
+        assert [*heard, node.is_listening] == [False, True, True, True, False]
+
+    run(main())
+
+
 def test_a_replica_s_transactions_are_not_commits_of_its_own(tmp_path: Path) -> None:
     node = FakeNode(tmp_path)
     node.standing = replace(node.standing, is_primary=False)
