@@ -46,11 +46,16 @@ class Blog:
         self.image = image
         self._client_n = 0
 
-    def start(self, **options: Any) -> float:
-        """Creates everything, and returns after how many seconds all was well; options: of `workloads.stateful_set`."""
-        stateful_set = workloads.stateful_set(self.image, **options)
-        self.kubectl.apply(workloads.cluster(), workloads.script(), stateful_set)
-        return self.wait_running()
+    def start(self, *, replicas: int = 3, run_down_s: float = 0.0, **spec: Any) -> float:
+        """Creates everything, and returns after how many seconds all was well.
+
+        Args:
+            replicas, run_down_s: of the StatefulSet.
+            spec: of the LiteFSCluster.
+        """
+        stateful_set = workloads.stateful_set(self.image, replicas=replicas, run_down_s=run_down_s)
+        self.kubectl.apply(workloads.cluster(**spec), workloads.script(), stateful_set)
+        return self.wait_running(f"{replicas}/{replicas}")
 
     def wait_running(self, nodes: str = "3/3") -> float:
         """Waits until the operator says that all is well, and returns for how many seconds."""
@@ -111,6 +116,18 @@ class Blog:
         except CommandError:
             return False
         return True
+
+    def send(self, text: str, *, through: str | None = None) -> str:
+        """Sends one row through -rw from a pod, and returns the pod that committed it.
+
+        Args:
+            through: another URL.
+
+        Raises:
+            CommandError: it was not acknowledged.
+        """
+        curl = ["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "10", "--data-binary", text]
+        return self.kubectl.execute(PODS[0], "application", [*curl, f"{through or RW_URL}/insert"]).strip()
 
     def wait_rows(self, pod: str, text: str, count: int) -> float:
         """Waits until a pod has a number of rows with a text, and returns for how many seconds."""

@@ -118,18 +118,28 @@ def fuse_mounts() -> list[str]:
     return [] if init is None else [path for _, path in _fuse_mounts(init)]
 
 
-def processes(words: str) -> list[int]:
-    """Returns the PIDs of the processes in the cluster whose command line contains `words`."""
+def processes(words: str, *, pod_uid: str = "") -> list[int]:
+    """Returns the PIDs of the processes in the cluster, or in one pod of it, whose command line contains `words`."""
     init = init_pid()
     found = []
     for pid in [] if init is None else _processes_beside(init):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            cgroup = Path(f"/proc/{pid}/cgroup").read_text()
         except OSError:
             continue
-        if words in command:
+        if words in command and pod_uid in cgroup:
             found.append(pid)
     return found
+
+
+def below_mount(pod_uid: str, volume: str, directory: str) -> list[str]:
+    """Returns what an emptyDir has in a directory, below what is mounted there."""
+    volume_path = KUBELET_ROOT / "pods" / pod_uid / "volumes" / "kubernetes.io~empty-dir" / volume
+    # A bind mount that is not recursive shows the volume alone.
+    script = 'mount -t tmpfs tmpfs /mnt && mkdir /mnt/volume && mount --bind "$1" /mnt/volume && ls -A "/mnt/volume/$2"'
+    own_mounts = ["nsenter", f"--mount=/proc/{init_pid()}/ns/mnt", "unshare", "--mount", "--propagation", "private"]
+    return run([*own_mounts, "sh", "-c", script, "sh", volume_path, directory]).split()
 
 
 def _start_init() -> None:

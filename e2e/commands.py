@@ -15,9 +15,17 @@ _OUTPUT_CHARACTERS_MAX = 4000
 
 
 def run(
-    command: Sequence[str | Path], *, stdin: str = "", timeout_s: float = TIMEOUT_S, cwd: Path | None = None
+    command: Sequence[str | Path],
+    *,
+    stdin: str = "",
+    timeout_s: float = TIMEOUT_S,
+    cwd: Path | None = None,
+    with_errors: bool = False,
 ) -> str:
     """Returns what a command printed.
+
+    Args:
+        with_errors: on standard error too.
 
     Raises:
         CommandError: it ended with another code than 0, or not in its time.
@@ -40,7 +48,7 @@ def run(
     if done.returncode != 0:
         output = (done.stdout + done.stderr)[-_OUTPUT_CHARACTERS_MAX:]
         raise CommandError(f"exit code {done.returncode}: {text}\n{output}")
-    return done.stdout
+    return done.stdout + done.stderr * with_errors
 
 
 def succeeds(command: Sequence[str | Path], *, timeout_s: float = TIMEOUT_S) -> bool:

@@ -57,6 +57,11 @@ class Installation:
         """Uninstalls the release, and returns when its pods are gone."""
         self.helm("uninstall", RELEASE, "--wait", f"--timeout={_INSTALL_TIMEOUT_S:.0f}s")
 
+    def wait_operator(self) -> None:
+        """Returns when the operator runs as its Deployment says."""
+        words = ["rollout", "status", f"deployment/{OPERATOR}", f"--timeout={_INSTALL_TIMEOUT_S:.0f}s"]
+        self.kubectl(*words, timeout_s=_INSTALL_TIMEOUT_S + 10)
+
     def helm(self, *words: str | Path, stdin: str = "") -> str:
         """Returns what Helm printed.
 

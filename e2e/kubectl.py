@@ -25,13 +25,13 @@ class Kubectl:
         self._command = [program, "--kubeconfig", kubeconfig, "--namespace", namespace]
         self.namespace = namespace
 
-    def __call__(self, *words: str, stdin: str = "", timeout_s: float = 60.0) -> str:
-        """Returns what one command printed.
+    def __call__(self, *words: str, stdin: str = "", timeout_s: float = 60.0, with_errors: bool = False) -> str:
+        """Returns what one command printed; see `run`.
 
         Raises:
             CommandError: it failed, or did not end in its time.
         """
-        return run([*self._command, *words], stdin=stdin, timeout_s=timeout_s)
+        return run([*self._command, *words], stdin=stdin, timeout_s=timeout_s, with_errors=with_errors)
 
     def apply(self, *manifests: dict[str, Any]) -> None:
         """Creates or changes objects."""

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from e2e import workloads
-from e2e.blog import PODS, RW_URL, Blog
+from e2e.blog import PODS, Blog
 from e2e.errors import CommandError
 from e2e.figures import Figures
 from e2e.installation import Installation
@@ -30,11 +30,7 @@ def test_the_first_open_succeeds_in_each_pod(blog: Blog) -> None:
 
 
 def test_rows_written_through_the_service_appear_in_each_pod(blog: Blog, figures: Figures) -> None:
-    with blog.client(RW_URL):
-        pass
-    primary = blog.primary()
-    curl = ["curl", "--silent", "--fail", "--data-binary", "seen everywhere", f"{RW_URL}/insert"]
-    assert blog.kubectl.execute(primary, "application", curl).strip() == primary
+    assert blog.send("seen everywhere") == blog.primary()
     waited = max(blog.wait_rows(pod, "seen everywhere", 1) for pod in PODS)
     # The limit is for people; what a transaction takes is measured below, without kubectl in between.
     assert waited < 10

@@ -1,0 +1,79 @@
+"""SIGKILL of each process of the primary's pod: all goes on in the same pods, nothing is beside the mount."""
+
+import itertools
+import os
+import signal
+
+import pytest
+
+from e2e import cluster
+from e2e.blog import PODS, RW_URL, Blog
+from e2e.commands import wait_until
+from e2e.errors import CommandError
+from e2e.figures import Figures
+from e2e.installation import Installation
+from e2e.kubectl import READY_TIMEOUT_S, Kubectl
+from e2e.target import Target
+from e2e.workloads import PORT
+
+FILESYSTEM_PROCESS = "litefs.cli.filesystem_process"
+SUPERVISOR = "litefs.cli.supervisor"
+APPLICATION = "application.py serve"
+
+
+@pytest.fixture(scope="module")
+def blog(kubectl: Kubectl, target: Target, installation: Installation) -> Blog:
+    if not target.is_own:
+        pytest.skip("looks for processes on the node")
+    blog = Blog(kubectl, target.application_image)
+    blog.start()
+    return blog
+
+
+@pytest.mark.parametrize(
+    ("process", "restarts"),
+    [
+        (FILESYSTEM_PROCESS, {"litefs": 0, "application": 0}),
+        (SUPERVISOR, {"litefs": 1, "application": 0}),
+        (APPLICATION, {"litefs": 0, "application": 1}),
+    ],
+)
+def test_all_goes_on_in_the_same_pods_when_a_process_is_killed(
+    blog: Blog, figures: Figures, process: str, restarts: dict[str, int]
+) -> None:
+    primary = blog.primary()
+    uids = {pod: blog.uid(pod) for pod in PODS}
+    before = blog.kubectl.restarts(primary)
+    with blog.client(RW_URL, f"http://{blog.address(primary)}:{PORT}"):
+        (pid,) = cluster.processes(process, pod_uid=uids[primary])
+        sent_n = len(blog.answers())
+        os.kill(pid, signal.SIGKILL)
+
+        def have_failed_and_recovered() -> bool:
+            codes = [answer.code for answer in blog.answers()[sent_n:]]
+            return any(code != 200 for code in codes) and codes[-20:].count(200) > 0
+
+        wait_until("errors, and rows acknowledged again", have_failed_and_recovered, timeout_s=READY_TIMEOUT_S)
+        wait_until(f"the restarts of {primary}", lambda: _has_restarted(blog, primary, before, restarts), timeout_s=60)
+        answers = blog.answers()
+    blog.wait_running()
+    assert {pod: blog.uid(pod) for pod in PODS} == uids
+
+    through_service = [answer for answer in answers if answer.url == RW_URL]
+    acknowledged = [answer for answer in through_service if answer.code == 200]
+    gap_s = max(b.at_s - a.at_s for a, b in itertools.pairwise(acknowledged))
+    errors = sorted({answer.answer for answer in answers if answer.code != 200})
+    figures(f"SIGKILL of {process} → row acknowledged through -rw", gap_s, "; ".join(errors)[:200])
+    rows = {answer.text for answer in answers if answer.code == 200}
+    for pod in PODS:
+        assert rows <= set(blog.sql(pod, "select text from t").splitlines())
+        assert cluster.below_mount(uids[pod], "litefs-mount", "data") == []
+
+
+def _has_restarted(blog: Blog, pod: str, before: dict[str, int], more: dict[str, int]) -> bool:
+    return blog.kubectl.restarts(pod) == {name: before[name] + more[name] for name in before}
+
+
+def test_the_application_cannot_write_beside_the_mount(blog: Blog) -> None:
+    with pytest.raises(CommandError, match="Read-only file system"):
+        blog.kubectl.execute(PODS[0], "application", ["sh", "-c", "echo x >/litefs/beside"])
