@@ -104,6 +104,11 @@ class FakeLease:
     def term(self) -> str:
         return self._session if self._is_held else ""
 
+    @property
+    def is_published(self) -> bool:
+        session = self._keeper.sessions.get(self._session)
+        return session is not None and session.freshness is not None
+
     def holder(self) -> Holder | None:
         self._keeper.ask()
         return self._keeper.holder
@@ -205,6 +210,7 @@ class FakeLease:
                 raise LeaseLostError("this node is not the primary")
             self._extend()
             session = self._session
+            self._keeper.sessions[session].freshness = None
             self._forget()
             self._memory.clear()
         return session
@@ -223,7 +229,8 @@ class FakeLease:
 
     def publish(self, freshness: int) -> None:
         self._keeper.ask()
-        self._keeper.sessions[self._open()].freshness = freshness
+        session = self._keeper.sessions[self._open()]
+        session.node_id, session.freshness = self._identity.node_id, freshness
 
     def candidates(self) -> list[Candidate]:
         self._keeper.ask()

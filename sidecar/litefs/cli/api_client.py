@@ -32,6 +32,8 @@ def request(
     query: dict[str, str] | None = None,
     body: Readable | None = None,
     body_bytes: int = 0,
+    silence_s: float | None = None,
+    token: str | None = None,
 ) -> Iterator[http.client.HTTPResponse]:
     """Sends one request and hands out the response, whose status is 200; closes the connection afterwards.
 
@@ -42,16 +44,23 @@ def request(
         query: parameters.
         body: what to send.
         body_bytes: its length.
+        silence_s: longest wait for a connection, or for the next bytes; None: `SILENCE_S_MAX`.
+        token: what the node's API asks for; None: the one of the environment, if there is one.
 
     Raises:
         ConfigError: `base_url` is no http URL, or the token in the environment is none.
         PeerError: the node cannot be reached, went silent, or answered with an error; the message carries its words.
     """
-    connection = _connection(base_url)
+    connection = _connection(base_url, SILENCE_S_MAX if silence_s is None else silence_s)
+    headers = {"Content-Length": str(body_bytes)} if body is not None else {}
+    if token is None:
+        token = read_token(os.environ)
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
     target = path + ("?" + urllib.parse.urlencode(query) if query else "")
     try:
         try:
-            response = _response(connection, method, target, body, body_bytes)
+            response = _response(connection, method, target, body, headers)
         except OSError as error:
             raise PeerError(f"{base_url}{path}: {error}") from error
         if response.status != http.HTTPStatus.OK:
@@ -65,7 +74,7 @@ def request(
         connection.close()
 
 
-def _connection(base_url: str) -> http.client.HTTPConnection:
+def _connection(base_url: str, silence_s: float) -> http.client.HTTPConnection:
     parts = urllib.parse.urlsplit(base_url)
     try:
         port = parts.port
@@ -73,16 +82,12 @@ def _connection(base_url: str) -> http.client.HTTPConnection:
         raise ConfigError(f"-url {base_url}: {error}") from error
     if parts.scheme != "http" or not parts.hostname:
         raise ConfigError(f'-url {base_url}: expected a URL such as "{DEFAULT_URL}"')
-    return http.client.HTTPConnection(parts.hostname, port or 80, timeout=SILENCE_S_MAX, blocksize=1 << 20)
+    return http.client.HTTPConnection(parts.hostname, port or 80, timeout=silence_s, blocksize=1 << 20)
 
 
 def _response(
-    connection: http.client.HTTPConnection, method: str, target: str, body: Readable | None, body_bytes: int
+    connection: http.client.HTTPConnection, method: str, target: str, body: Readable | None, headers: dict[str, str]
 ) -> http.client.HTTPResponse:
-    headers = {"Content-Length": str(body_bytes)} if body is not None else {}
-    token = read_token(os.environ)
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
     try:
         connection.request(method, target, body=body, headers=headers)
     except (BrokenPipeError, ConnectionResetError):

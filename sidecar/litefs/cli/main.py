@@ -24,6 +24,8 @@ commands:
   import    copy a SQLite file into a cluster
   export    copy a database out of a cluster
   status    show the role, the lag and the databases of a node
+  promote   make a node the primary
+  handoff   hand the lease of a primary to another node
   ltx       list, dump or verify transaction images
   version   print the version
 
@@ -35,6 +37,8 @@ _COMMAND_MODULES = {
     "import": "litefs.cli.import_command",
     "export": "litefs.cli.export_command",
     "status": "litefs.cli.status_command",
+    "promote": "litefs.cli.promote_command",
+    "handoff": "litefs.cli.handoff_command",
     "ltx": "litefs.cli.ltx_command",
     "version": "litefs.cli.version_command",
 }

@@ -2,6 +2,8 @@
 
 import re
 
+from litefs.errors import ConfigError
+
 _SECONDS_PER_UNIT = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _DURATION = re.compile(rf"[-+]?(?:{_DURATION_PART.pattern})+", re.ASCII)
@@ -27,6 +29,24 @@ def parse_duration(text: str) -> float:
         raise ValueError(f'"{text}" is not a duration: write numbers with units, such as "10s", "1m30s" or "250ms"')
     seconds = sum(float(number) * _SECONDS_PER_UNIT[unit] for number, unit in _DURATION_PART.findall(text))
     return -seconds if text.startswith("-") else seconds
+
+
+def parse_positive_duration(text: str, flag: str) -> float:
+    """Reads the duration that a flag gives.
+
+    Returns:
+        Seconds, more than 0.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag}: {error}") from error
+    if seconds <= 0:
+        raise ConfigError(f"{flag} {text}: expected more than 0s")
+    return seconds
 
 
 def parse_size(text: str) -> int:

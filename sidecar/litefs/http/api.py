@@ -8,7 +8,8 @@
     GET /events       LiteFS     transactions and changes of the primary, one JSON a line
     GET /metrics      LiteFS     Prometheus
     POST /promote     LiteFS     200 when the primary has handed its lease to this node; 409 if that is no candidate
-    POST /handoff     LiteFS     200 when the replica `nodeID` has been sent the lease
+    POST /handoff     LiteFS     200 when the replica `nodeID` has taken the lease; with nodeID=freshest, which is ours,
+                                 the candidate that has most, if any: see `HandoffOutcome`
     /halt /tx         LiteFS     501: not in this version
     GET /debug/vars   LiteFS     role and positions, as Go's expvar
     GET /status       ours       role, positions, lag and followers as JSON
@@ -27,6 +28,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from starlette.datastructures import MutableHeaders
@@ -54,7 +56,7 @@ from litefs.http.pump import pump
 from litefs.http.replication import ReplicationStream, StreamSettings
 from litefs.http.responses import CONNECTION_EXTENSION, ProducedResponse
 from litefs.http.snapshot_images import open_export
-from litefs.http.status import info_document, status_document, vars_document
+from litefs.http.status import HandoffOutcome, info_document, status_document, vars_document
 from litefs.http.status_table import status_of
 
 POSITION_MAP_BYTES_MAX = 4 << 20
@@ -64,6 +66,12 @@ POSITION_HEADER = "Litefs-Position"
 """Ours: the position of an exported file, `txid/checksum`."""
 
 NODE_ID = re.compile(r"[0-9A-Fa-f]{1,16}", re.ASCII)
+
+FRESHEST = "freshest"
+"""Ours: the node id of whichever candidate has most."""
+
+HANDOFF_SECONDS_MAX = 600.0
+"""How long a request may wait for a candidate."""
 
 LEAD_CHECK_S = 0.005
 LEAD_CHECKS_MAX = 400
@@ -246,10 +254,22 @@ class NodeApi:
     async def handoff(self, request: Request) -> Response:
         """Hands the lease to a replica that follows this node."""
         text = request.query_params.get("nodeID", "")
+        if text == FRESHEST:
+            return await self._handoff_to_freshest(request)
         if not NODE_ID.fullmatch(text):
             raise BadRequestError("invalid node id")
         await asyncio.to_thread(self._node.handoff, int(text, 16))
         return Response()
+
+    async def _handoff_to_freshest(self, request: Request) -> Response:
+        """Hands the lease to whichever candidate has most, if there is one; ours."""
+        timeout_s = _seconds_of(request.query_params.get("timeout", "5"))
+        was_primary = self._node.status().is_primary
+        if request.query_params.get("leave") == "true":
+            self._node.leave()
+        target = await asyncio.to_thread(self._node.handoff_to_freshest, timeout_s)
+        outcome = HandoffOutcome(was_primary=was_primary, node_id=f"{target:016X}" if target is not None else "")
+        return Response(msgspec.json.encode(outcome), media_type="application/json")
 
     async def not_built(self, request: Request) -> Response:
         """Refuses what this version cannot do."""
@@ -306,6 +326,16 @@ class IdentityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_named)
+
+
+def _seconds_of(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= HANDOFF_SECONDS_MAX:
+        raise BadRequestError(f"timeout: expected seconds, at most {HANDOFF_SECONDS_MAX:.0f}")
+    return seconds
 
 
 def _refusal(status: int, reason: str) -> Response:

@@ -53,6 +53,19 @@ class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
     positions: dict[str, str]
 
 
+class HandoffOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to `POST /handoff?nodeID=freshest`.
+
+    Attributes:
+        was_primary: this node was the primary when it was asked.
+        node_id: who has taken the lease, 16 hexadecimal digits; "" if nobody: a replica has none to give, and of a
+            primary nobody could take it, which then is the primary as before.
+    """
+
+    was_primary: bool
+    node_id: str
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The document of `GET /status`.
 

@@ -101,6 +101,11 @@ class ConsulLease:
         with self._lock:
             return self._session if self._is_held else ""
 
+    @property
+    def is_published(self) -> bool:
+        """This session has locked the entry, and is not known to be gone."""
+        return self._has_entry
+
     # ---- who holds it ----
 
     def holder(self) -> Holder | None:
@@ -160,7 +165,6 @@ class ConsulLease:
         if not self._lock_key(lease_id):
             return False
         if before and before != lease_id:
-            self._has_entry = False
             self._forget_session(before)
         return True
 
@@ -295,6 +299,7 @@ class ConsulLease:
             raise LeaseLostError("this node is not the primary")
         if not self._asking.renew_session(session):
             self._lose(session, True, "the session expired")
+        self._delete_entry()  # locked by the session, which is another node's from now on
         with self._changing, self._lock:
             self._session = ""
             self._is_held = False
@@ -322,9 +327,15 @@ class ConsulLease:
 
     def _forget_session(self, session: str) -> None:
         try:
+            self._delete_entry()  # else Consul's lock-delay keeps this node from publishing again
             self._asking.destroy_session(session)
         except LeaseUnavailableError as error:
             _log.debug("session %s: %s; it expires by itself", session, error)
+
+    def _delete_entry(self) -> None:
+        if self._has_entry:
+            self._has_entry = False
+            self._asking.delete(self._entry_key)
 
     # ---- the election ----
 

@@ -76,6 +76,10 @@ class Lease(Protocol):
     def term(self) -> str:
         """What `Holder.term` is while this node holds the lease; "" while it does not. Raises nothing."""
 
+    @property
+    def is_published(self) -> bool:
+        """What `publish` said of this candidate stands, as far as is known here. Raises nothing."""
+
     def resume(self) -> bool:
         """Takes up the lease that an earlier process of this node held. Returns whether it is still ours."""
 

@@ -32,6 +32,11 @@ class StaticLease:
         """The one term there is, or none."""
         return self._holder.term if self._is_own else ""
 
+    @property
+    def is_published(self) -> bool:
+        """There is no election to publish for."""
+        return False
+
     def resume(self) -> bool:
         """Returns whether this node is the one that is named."""
         return self._is_own

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -47,9 +48,16 @@ class RoleCounters:
 
 @dataclass(slots=True)
 class Ask:
-    """A handoff that somebody waits for; `reason` is empty when it succeeded."""
+    """A handoff that somebody waits for.
 
-    node_id: int
+    Attributes:
+        node_id: who is to get the lease; None: the freshest candidate, until one is found.
+        deadline: when whoever asked waits no longer, in monotonic seconds.
+        reason: why it failed; "" if it succeeded, or if nobody was there to get the lease.
+    """
+
+    node_id: int | None
+    deadline: float
     done: threading.Event = field(default_factory=threading.Event)
     reason: str = ""
 
@@ -73,6 +81,7 @@ class Inbox:
         self.lost = ""
         self.handed = ""
         self.asked: Ask | None = None
+        self.hindrances: frozenset[str] = frozenset()
         self.is_stopping = False
         self.is_abandoned = False
 
@@ -127,12 +136,27 @@ class Inbox:
             self.handed = lease_id
             self._changed.notify_all()
 
-    def ask_for_handoff(self, node_id: int) -> Ask:
-        """Notes that somebody wants the lease to go to a node. Returns what to wait for."""
+    def ask_for_handoff(self, node_id: int | None, timeout_s: float) -> Ask | None:
+        """Notes that somebody wants the lease to go to a node. Returns what to wait for; None if another one waits."""
         with self._changed:
-            self.asked = ask = Ask(node_id)
+            if self.asked is not None:
+                return None
+            self.asked = ask = Ask(node_id, time.monotonic() + timeout_s)
             self._changed.notify_all()
         return ask
+
+    def finish_asked(self, reason: str) -> None:
+        """Tells whoever wants a handoff, if anybody does, what became of it."""
+        with self._changed:
+            asked, self.asked = self.asked, None
+        if asked is not None:
+            asked.finish(reason)
+
+    def hinder(self, reason: str) -> None:
+        """Notes that this node must not become primary, for one more reason."""
+        with self._changed:
+            self.hindrances |= {reason}
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """Notes that the process is to end in good order."""

@@ -2,7 +2,7 @@
 
 Strategy: one thread per thing that can block. The *driver* plays the role, the *watcher* waits for another holder of
 the lease, the *keeper* renews. Watcher and keeper only note what they saw; the driver alone decides, by the table in
-`roles.py`. What a role means for mount and replication is behind `Duties`.
+`roles.py`. What a role means for mount and replication is behind `role_duties.Duties`.
 
 Guarantees: commits are allowed only by `_extend`, under a lock that closing them takes too: a renewal that is
 confirmed late never opens them again. The filesystem process refuses by itself what comes after the deadline, also
@@ -13,8 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
 from litefs.errors import (
     HandoffRefusedError,
@@ -22,10 +20,12 @@ from litefs.errors import (
     LeaseUnavailableError,
     LinkClosedError,
 )
-from litefs.lease.lease import Holder, Identity, Lease
+from litefs.lease.lease import Holder, Lease
 from litefs.node.cluster_id import ClusterId
-from litefs.node.election import SETTLE_S, YIELD_MAX_S, is_fresher_candidate, successor
-from litefs.node.lease_watch import AbandonedError, Inbox, LeaseWatch, RoleCounters
+from litefs.node.election import SETTLE_S, YIELD_MAX_S, is_fresher_candidate
+from litefs.node.handing_over import HandingOver
+from litefs.node.lease_watch import AbandonedError, Ask, Inbox, LeaseWatch, RoleCounters
+from litefs.node.role_duties import Candidacy, Duties
 from litefs.node.roles import Event, Role, next_role
 
 CATCH_UP_S = 5.0
@@ -40,57 +40,15 @@ LEAVE_TIMEOUT_S = 2.0
 RETRY_S = 0.1
 """Between attempts at a lease that is free and cannot be had yet."""
 
-SUCCESSOR_CHECK_S = 0.01
+ASKED_CHECK_S = 0.05
+"""How often a primary that is to hand over looks whether a candidate follows by now."""
+
+LEAVES = "this node is about to end"
+"""Why a node that was told to leave is no candidate."""
 
 PUBLISH_PER_TTL = 4
 
 _log = logging.getLogger("litefs.node")
-
-
-class Duties(Protocol):
-    """What a role means on this node."""
-
-    def open_commits(self, until: float) -> None:
-        """Allows commits until then, in monotonic seconds. Cheap; again with each renewal."""
-
-    def close_commits(self) -> None:
-        """Refuses commits. When this returns, positions stand still."""
-
-    def begin_to_lead(self) -> None:
-        """Lets go of every database, so that applications can write."""
-
-    def follow(self, holder: Holder | None) -> None:
-        """Is a replica of `holder`; of nobody if None, with what was received before still to be applied."""
-
-    def stop_receiving(self) -> None:
-        """Takes nothing from the primary any more."""
-
-    def catch_up(self, timeout_s: float) -> str:
-        """Applies what was received. Returns the databases that have not caught up in time; "" if all have."""
-
-    def freshness(self) -> int:
-        """Returns how much this node has, as `election.freshness`."""
-
-    def followers(self) -> Mapping[int, int]:
-        """Returns the connected replicas by node id, with the freshness that each was sent."""
-
-    def send_handoff(self, node_id: int, lease_id: str, timeout_s: float) -> bool:
-        """Sends a replica the rest of the images, then the lease. Returns whether it has been sent."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidacy:
-    """How this node takes part.
-
-    Attributes:
-        identity: of this node.
-        may_lead: it may become primary.
-        retry_s: pause after a failure.
-    """
-
-    identity: Identity
-    may_lead: bool
-    retry_s: float
 
 
 class RoleDriver:
@@ -113,6 +71,7 @@ class RoleDriver:
         self.counters = RoleCounters()
         self._inbox = Inbox()
         self._watch = LeaseWatch(lease, self._inbox, self.counters, self._extend, candidacy.retry_s)
+        self._handing_over = HandingOver(lease, duties, self._inbox, candidacy.identity)
         self._gate = threading.Lock()
         self._is_open = self._is_closed = False  # neither, until the first role: see STARTING
         self._has_led = False
@@ -173,11 +132,44 @@ class RoleDriver:
             raise HandoffRefusedError("cannot handoff: node is not currently primary")
         if node_id not in self._duties.followers():
             raise HandoffRefusedError("cannot handoff: target node is not currently connected")
-        outcome = self._inbox.ask_for_handoff(node_id)
-        if not outcome.done.wait(3 * HANDOFF_TIMEOUT_S):
+        self._await_handoff(node_id, HANDOFF_TIMEOUT_S)
+
+    def hand_off_to_freshest(self, timeout_s: float) -> int | None:
+        """Hands the lease to the candidate that has most of those that follow, and waits until it has taken it.
+
+        Commits go on until there is one. It is waited for if there are candidates that do not follow yet.
+
+        Returns:
+            The new primary's id; None if this node is not the primary, or nobody can take the lease.
+
+        Raises:
+            HandoffRefusedError: it could not be done; this node may still be primary.
+        """
+        return self._await_handoff(None, timeout_s) if self.role is Role.PRIMARY else None
+
+    def _await_handoff(self, node_id: int | None, timeout_s: float) -> int | None:
+        asked = self._inbox.ask_for_handoff(node_id, timeout_s)
+        if asked is None:
+            raise HandoffRefusedError("cannot handoff: another handoff is under way")
+        if not asked.done.wait(timeout_s + 2 * HANDOFF_TIMEOUT_S):
             raise HandoffRefusedError("cannot handoff: it takes too long")
-        if outcome.reason:
-            raise HandoffRefusedError(f"cannot handoff: {outcome.reason}")
+        if asked.reason:
+            raise HandoffRefusedError(f"cannot handoff: {asked.reason}")
+        return asked.node_id
+
+    def leave(self) -> None:
+        """Is no candidate any more, until the process ends. A primary stays primary until it can be replaced."""
+        self._inbox.hinder(LEAVES)
+
+    @property
+    def hindrances(self) -> list[str]:
+        """Why this node must not become primary though it is configured to, in words."""
+        return sorted(self._inbox.hindrances)
+
+    @property
+    def may_lead(self) -> bool:
+        """This node may become primary."""
+        return self._candidacy.may_lead and not self._inbox.hindrances
 
     def take_handed(self, lease_id: str) -> None:
         """Takes note that the primary hands over the lease."""
@@ -262,14 +254,20 @@ class RoleDriver:
             self._say(logging.WARNING, "an earlier run of this node holds the lease: waiting until it expires")
         self._duties.follow(None if is_self else holder)
         while True:
-            if self._candidacy.may_lead:
-                self._publish()
-            seen = self._inbox.wait(lambda: self._inbox.holder != holder, self._lease.ttl_s / PUBLISH_PER_TTL)
+            hindrances = self._inbox.hindrances
+            self._update_candidacy()
+            is_settled = self._lease.is_published == self.may_lead
+            self._inbox.wait(
+                lambda hindrances=hindrances: (  # type: ignore[misc]
+                    self._inbox.holder != holder or self._inbox.hindrances != hindrances
+                ),
+                self._lease.ttl_s / PUBLISH_PER_TTL if is_settled else max(self._candidacy.retry_s, RETRY_S),
+            )
             if self._inbox.is_stopping:
                 return self._leave()
             if self._inbox.handed:
                 return Event.HANDED
-            if seen:
+            if self._inbox.holder != holder:
                 return Event.NO_PRIMARY if self._inbox.holder is None else Event.PRIMARY_SEEN
 
     def _leave(self) -> Event:
@@ -277,9 +275,15 @@ class RoleDriver:
         self._lease.release()
         return Event.STOP
 
+    def _update_candidacy(self) -> None:
+        if self.may_lead:
+            self._publish()
+        elif self._lease.is_published:
+            self._lease.release()
+
     def _publish(self) -> None:
         freshness = self._duties.freshness()
-        if freshness != self._published:
+        if freshness != self._published or not self._lease.is_published:
             self._lease.publish(freshness)
             self._published = freshness
 
@@ -292,7 +296,9 @@ class RoleDriver:
             return self._leave()
         if self._inbox.handed:
             return Event.HANDED
-        if not self._candidacy.may_lead or not self._may_stand():
+        if not self.may_lead or not self._may_stand():
+            if not self.may_lead:
+                self._update_candidacy()
             self._inbox.wait(lambda: self._inbox.holder is not None, self._candidacy.retry_s)
             return self._seen()
         self._published = -1  # an entry may have gone with its session
@@ -343,6 +349,8 @@ class RoleDriver:
         if self._inbox.is_stopping:
             return self._leave()
         handed, self._inbox.handed = self._inbox.handed, ""
+        if not self.may_lead:
+            return self._decline(handed)
         self._duties.stop_receiving()
         behind = self._duties.catch_up(CATCH_UP_S)
         if behind:
@@ -354,6 +362,13 @@ class RoleDriver:
             return Event.REFUSED
         return Event.ACQUIRED
 
+    def _decline(self, handed: str) -> Event:
+        """Frees a lease that was handed to a node that must not have it, for the others to take at once."""
+        self._say(logging.WARNING, f"this node does not become primary: {', '.join(self.hindrances)}")
+        if handed and self._lease.take_over(handed):
+            self._lease.release()
+        return Event.REFUSED
+
     def _lead(self) -> Event:
         if not self._is_open:
             self._take_the_lead()
@@ -363,14 +378,27 @@ class RoleDriver:
                 self._say(logging.ERROR, "the lease could not be renewed in time")
                 self.counters.unconfirmed += 1
                 return Event.LEASE_LOST
-            self._inbox.wait(lambda: bool(self._inbox.lost) or self._inbox.asked is not None, timeout_s)
+            if self._inbox.asked is None:
+                self._inbox.wait(lambda: bool(self._inbox.lost) or self._inbox.asked is not None, timeout_s)
             if self._inbox.lost:
                 _log.error("the lease is lost: %s", self._inbox.lost)
                 return Event.LEASE_LOST
             if self._inbox.is_stopping:
                 return Event.STOP
-            if self._inbox.asked is not None:
+            if self._inbox.asked is not None and self._has_target(self._inbox.asked):
                 return Event.HANDOFF_ASKED
+
+    def _has_target(self, asked: Ask) -> bool:
+        """Looks for the freshest candidate if no other was named. Ends what cannot be done; waits a moment else."""
+        if time.monotonic() >= asked.deadline:
+            self._inbox.finish_asked("")
+        elif asked.node_id is None:
+            asked.node_id, may_come = self._handing_over.find_successor()
+            if asked.node_id is None and not may_come:
+                self._inbox.finish_asked("")
+            elif asked.node_id is None:
+                self._inbox.wait(lambda: bool(self._inbox.lost), ASKED_CHECK_S)
+        return self._inbox.asked is asked and asked.node_id is not None
 
     def _take_the_lead(self) -> None:
         self._inbox.lost = ""
@@ -394,26 +422,23 @@ class RoleDriver:
         self._inbox.see(self._lease.holder())
 
     def _hand_off(self) -> Event:
-        asked, self._inbox.asked = self._inbox.asked, None
+        asked = self._inbox.asked
         is_leaving = self._inbox.is_stopping
-        timeout_s = LEAVE_TIMEOUT_S if is_leaving else HANDOFF_TIMEOUT_S
         target = asked.node_id if asked is not None else None
         self._close()
         if is_leaving and target is None:
-            target = self._await_able_successor(timeout_s)
+            target = self._handing_over.await_successor(LEAVE_TIMEOUT_S)
         if target is None:
             assert is_leaving, "a handoff that was asked for has a target"
+            self._inbox.finish_asked("the node ends")
             self._lease.release()
             return Event.STOP
+        deadline = time.monotonic() + (LEAVE_TIMEOUT_S if is_leaving else HANDOFF_TIMEOUT_S)
+        if asked is not None and not is_leaving:
+            deadline = min(deadline, asked.deadline)
         reason = ""
         try:
-            lease_id = self._lease.hand_off()
-            if self._duties.send_handoff(target, lease_id, timeout_s):
-                reason = self._await_successor(timeout_s)
-            else:
-                reason = "the target node did not take what it was sent"
-            if reason:
-                self._lease.withdraw(lease_id)
+            reason = self._handing_over.give(target, deadline)
         except HandoffRefusedError as error:
             reason = str(error)
             return Event.STOP if is_leaving else Event.HANDOFF_FAILED
@@ -425,40 +450,16 @@ class RoleDriver:
         except LeaseLostError as error:
             reason = str(error)
         finally:
-            if asked is not None:
-                asked.finish(reason)
+            self._inbox.finish_asked(reason)
         if reason:
             _log.warning("the lease was not handed over: %s", reason)
             return Event.LEASE_LOST
         self.counters.handoffs += 1
         return Event.STOP if is_leaving else Event.HANDED_OFF
 
-    def _await_able_successor(self, timeout_s: float) -> int | None:
-        """Returns the candidate that has most of those who follow; waits for one to follow if there are any."""
-        deadline = time.monotonic() + timeout_s
-        own_id = self._candidacy.identity.node_id
-        while True:
-            candidates = [candidate for candidate in self._lease.candidates() if candidate.node_id != own_id]
-            target = successor(candidates, self._duties.followers())
-            if target is not None or not candidates or time.monotonic() > deadline:
-                return target
-            time.sleep(SUCCESSOR_CHECK_S)
-
-    def _await_successor(self, timeout_s: float) -> str:
-        """Waits until another node has taken the lease. Returns "", or why that cannot be waited for any more."""
-        own_url = self._candidacy.identity.advertise_url
-
-        def has_moved() -> bool:
-            holder = self._inbox.holder
-            return holder is None or holder.advertise_url != own_url
-
-        deadline = time.monotonic() + timeout_s
-        while not has_moved() and time.monotonic() < deadline:
-            self._inbox.wait(has_moved, deadline - time.monotonic())
-        return "" if has_moved() else "the target node did not take the lease over in time"
-
     def _step_down(self) -> Event:
         self._close()
+        self._inbox.finish_asked("the lease was lost")
         if self._inbox.is_stopping:
             return self._leave()
         holder = self._lease.holder()

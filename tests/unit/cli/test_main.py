@@ -16,7 +16,7 @@ def test_without_a_command_it_shows_the_usage(capsys: pytest.CaptureFixture[str]
     assert "usage: litefs COMMAND" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["mount", "import", "export", "status", "version"])
+@pytest.mark.parametrize("command", ["mount", "import", "export", "status", "promote", "handoff", "version"])
 def test_every_command_has_help_with_exit_codes(capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert cli.run([command, "-help"]) == 2
     text = capsys.readouterr().out
@@ -51,6 +51,14 @@ def test_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["status", "-url", "localhost"], 2, "expected a URL such as"),
         (["status", "-url", "https://localhost"], 2, "expected a URL such as"),
         (["status", "-url", "http://localhost:port"], 2, "-url http://localhost:port"),
+        (["handoff", "-timeout", "soon"], 2, '-timeout: "soon" is not a duration'),
+        (["handoff", "-timeout", "0s"], 2, "-timeout 0s: expected more than 0s"),
+        (["handoff", "-node", "xyz"], 2, "-node xyz: expected up to 16 hexadecimal digits"),
+        (["handoff", "-node", "1", "-leave"], 2, "-node and -leave"),
+        (["handoff", "-url", "http://x", "-config", "y"], 2, "-url and -config"),
+        (["handoff", "-config", "/nonexistent/litefs.yml"], 2, "/nonexistent/litefs.yml: cannot be read"),
+        (["promote", "-timeout", "-1s"], 2, "-timeout -1s: expected more than 0s"),
+        (["promote", "word"], 2, "too many arguments: word"),
     ],
 )
 def test_a_refused_command_line_says_why(

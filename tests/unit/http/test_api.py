@@ -117,6 +117,34 @@ def test_the_lease_is_handed_to_the_node_that_is_named(node: FakeNode, served: S
     assert node.handed_to == [0xAB]
 
 
+def test_the_lease_is_handed_to_the_freshest_within_the_time_that_is_asked_for(node: FakeNode, served: Served) -> None:
+    node.connected |= {0xAB, 0xCD}
+    answer = served.request("POST", "/handoff?nodeID=freshest&timeout=2.5")
+    assert answer.status == 200
+    assert json.loads(answer.body) == {"was_primary": True, "node_id": "00000000000000CD"}
+    assert node.handoff_timeouts_s == [2.5]
+    assert node.standing.candidate
+
+
+@pytest.mark.parametrize("is_primary", [True, False])
+def test_who_leaves_is_no_candidate_whether_or_not_somebody_takes_the_lease(
+    node: FakeNode, served: Served, is_primary: bool
+) -> None:
+    node.standing = replace(node.standing, is_primary=is_primary, candidate=True)
+    answer = served.request("POST", "/handoff?nodeID=freshest&leave=true")
+    assert json.loads(answer.body) == {"was_primary": is_primary, "node_id": ""}
+    assert not node.standing.candidate
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "soon", "601"])
+def test_a_time_that_is_none_is_refused_and_nobody_leaves(node: FakeNode, served: Served, timeout: str) -> None:
+    node.standing = replace(node.standing, candidate=True)
+    answer = served.request("POST", f"/handoff?nodeID=freshest&leave=true&timeout={timeout}")
+    assert (answer.status, answer.body) == (400, b"timeout: expected seconds, at most 600\n")
+    assert node.standing.candidate
+    assert not node.handoff_timeouts_s
+
+
 def test_info_is_go_s_to_the_byte(node: FakeNode, served: Served) -> None:
     answer = served.request("GET", "/info")
     theirs = PAIRS["info, no cluster id yet or fresh"]["response"]["body"]

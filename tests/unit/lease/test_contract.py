@@ -223,6 +223,32 @@ def test_a_primary_is_no_candidate(world: World) -> None:
     assert lease.candidates() == []
 
 
+def test_who_gave_the_lease_away_and_who_took_it_can_publish_again_at_once(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    a.publish(5)
+    b.publish(4)
+    assert a.acquire()
+    assert a.is_published  # a renewal would have ended that
+    assert b.take_over(a.hand_off())
+    assert (a.is_published, b.is_published) == (False, False)
+    a.publish(6)
+    assert a.is_published
+    assert a.candidates() == [Candidate(node_id=ord("a"), freshness=6)]
+    assert a.take_over(b.hand_off())
+    b.publish(7)
+    assert (a.is_published, b.is_published) == (False, True)
+    assert a.candidates() == [Candidate(node_id=ord("b"), freshness=7)]
+
+
+def test_who_ended_its_candidacy_can_publish_again_at_once(world: World) -> None:
+    lease = world.node("a")
+    lease.publish(5)
+    lease.release()
+    assert not lease.is_published
+    lease.publish(6)
+    assert lease.is_published
+
+
 def test_a_candidate_that_was_away_too_long_publishes_anew(expiring_world: World) -> None:
     lease = expiring_world.node("a")
     lease.publish(1)
@@ -230,6 +256,8 @@ def test_a_candidate_that_was_away_too_long_publishes_anew(expiring_world: World
     while expiring_world.node("b").candidates():
         assert expiring_world.now() - begun < GIVE_UP_S
         expiring_world.pass_time(lease.ttl_s / 10)
+    lease.renew()
+    assert not lease.is_published
     deadline = time.monotonic() + GIVE_UP_S
     while not lease.candidates():  # Consul refuses the key for the lock-delay
         assert time.monotonic() < deadline

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from litefs.lease.lease import Holder, Identity
 from litefs.node.cluster_id import ClusterId
-from litefs.node.role_driver import Candidacy, RoleDriver
+from litefs.node.role_driver import RoleDriver
+from litefs.node.role_duties import Candidacy
 from litefs.node.roles import Role
 from tests.support.fake_lease import FakeKeeper, FakeLease
 

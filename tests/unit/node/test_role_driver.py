@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from litefs.node.roles import Role
 from tests.unit.node.fake_duties import FakeCluster, FakeNode, eventually
 
 SHORT_TTL_S = 0.4
+GENEROUS_S = 20.0
 
 Make = Callable[..., FakeCluster]
 
@@ -86,6 +88,96 @@ def test_a_handoff_to_a_node_that_does_not_follow_is_refused_and_changes_nothing
         b.driver.hand_off(ord("a"))
     assert a.accepts
     assert "closed" not in a.log
+
+
+def test_the_freshest_that_follows_is_given_the_lease_when_nobody_is_named(make: Make) -> None:
+    a, b, c = make("abc").start()
+    b.has, c.has = 5, 6
+    eventually(lambda: len(a.driver._lease.candidates()) == 2)
+    assert a.driver.hand_off_to_freshest(GENEROUS_S) == ord("c")
+    assert c.accepts
+    assert not a.accepts
+    assert b.driver.hand_off_to_freshest(GENEROUS_S) is None  # a replica has nothing to hand over
+
+
+def test_a_primary_that_nobody_can_replace_stays_primary_and_refuses_no_commit(make: Make) -> None:
+    cluster = make("a")
+    (a,) = cluster.start()
+    cluster.add("x", may_lead=False).start()
+    a.log.clear()
+    begun = time.monotonic()
+    assert a.driver.hand_off_to_freshest(GENEROUS_S) is None
+    assert time.monotonic() - begun < GENEROUS_S / 2
+    assert a.accepts
+    assert "closed" not in a.log
+
+
+def test_a_candidate_that_does_not_follow_yet_is_waited_for_while_commits_go_on(make: Make) -> None:
+    cluster = make("ab")
+    a, b = cluster.start()
+    eventually(a.driver._lease.candidates)
+    b.following = None
+    a.log.clear()
+    assert a.driver.hand_off_to_freshest(0.2) is None
+    assert a.accepts
+    assert "closed" not in a.log
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(a.driver.hand_off_to_freshest, GENEROUS_S)
+        eventually(lambda: a.driver._inbox.asked is not None)
+        with pytest.raises(HandoffRefusedError, match="another handoff is under way"):
+            a.driver.hand_off_to_freshest(GENEROUS_S)
+        b.following = "a"
+        assert outcome.result(GENEROUS_S) == ord("b")
+
+
+def test_a_node_that_leaves_hands_over_and_never_leads_again(make: Make) -> None:
+    cluster = make("ab")
+    a, b = cluster.start()
+    eventually(a.driver._lease.candidates)
+    a.driver.leave()
+    assert a.accepts
+    assert a.driver.hand_off_to_freshest(GENEROUS_S) == ord("b")
+    eventually(lambda: a.following == "b")
+    b.driver.stop()
+    eventually(lambda: a.driver.role is Role.CANDIDATE)
+    assert not a.driver._lease.candidates()
+    assert (a.driver.may_lead, a.driver.hindrances) == (False, [role_driver.LEAVES])
+    a.driver.abandon()
+    a.boot().start()  # a new process is a candidate again
+    eventually(lambda: a.accepts)
+
+
+def test_a_primary_that_handed_over_is_a_candidate_again_though_nothing_was_committed(make: Make) -> None:
+    a, b = make("ab").start()
+    eventually(a.driver._lease.candidates)
+    a.driver.hand_off(ord("b"))
+    eventually(lambda: [candidate.node_id for candidate in b.driver._lease.candidates()] == [ord("a")])
+
+
+def test_a_candidate_whose_session_expired_publishes_again_though_nothing_was_committed(make: Make) -> None:
+    cluster = make("ab", ttl_s=SHORT_TTL_S)
+    a, b = cluster.start()
+    eventually(a.driver._lease.candidates)
+    cluster.keeper.end(b.memory[0])
+    eventually(a.driver._lease.candidates)
+
+
+def test_a_replica_that_leaves_is_no_candidate_and_goes_on_following(make: Make) -> None:
+    a, b = make("ab").start()
+    eventually(a.driver._lease.candidates)
+    b.driver.leave()
+    eventually(lambda: not a.driver._lease.candidates())
+    assert b.following == "a"
+    assert a.driver.hand_off_to_freshest(GENEROUS_S) is None
+
+
+def test_a_lease_that_is_handed_to_a_node_that_leaves_is_freed_at_once(make: Make) -> None:
+    cluster = make("ab")
+    a, b = cluster.start()
+    b.driver.leave()
+    a.driver.hand_off(ord("b"))
+    eventually(lambda: a.accepts)
+    assert Role.PRIMARY not in b.roles
 
 
 def test_a_target_that_does_not_take_the_lease_loses_it_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

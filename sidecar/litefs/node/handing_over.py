@@ -1,0 +1,80 @@
+"""How a primary gives its lease to another node: finding who is to have it, sending it, waiting until it is taken."""
+
+import time
+
+from litefs.lease.lease import Identity, Lease
+from litefs.node.election import successor
+from litefs.node.lease_watch import Inbox
+from litefs.node.role_duties import Duties
+
+SUCCESSOR_CHECK_S = 0.01
+
+
+class HandingOver:
+    """The steps of a handoff. Called on the role driver's thread, as the lease asks for."""
+
+    def __init__(self, lease: Lease, duties: Duties, inbox: Inbox, identity: Identity) -> None:
+        """Args: identity: of this node."""
+        self._lease = lease
+        self._duties = duties
+        self._inbox = inbox
+        self._identity = identity
+
+    def find_successor(self) -> tuple[int | None, bool]:
+        """Returns the candidate that has most of those who follow, and whether there are candidates at all.
+
+        Raises:
+            LeaseUnavailableError: the candidates cannot be asked for.
+        """
+        own_id = self._identity.node_id
+        candidates = [candidate for candidate in self._lease.candidates() if candidate.node_id != own_id]
+        return successor(candidates, self._duties.followers()), bool(candidates)
+
+    def await_successor(self, timeout_s: float) -> int | None:
+        """Returns the candidate that has most of those who follow; waits for one to follow if there are any.
+
+        Raises:
+            LeaseUnavailableError: the candidates cannot be asked for.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            target, may_come = self.find_successor()
+            if target is not None or not may_come or time.monotonic() > deadline:
+                return target
+            time.sleep(SUCCESSOR_CHECK_S)
+
+    def give(self, target: int, deadline: float) -> str:
+        """Sends the lease to a node, with what that lacks, and waits until it has taken it. Commits are refused by now.
+
+        Args:
+            target: the node's id.
+            deadline: when to give up, in monotonic seconds.
+
+        Returns:
+            "" if it has it; else why not, and the lease is free.
+
+        Raises:
+            HandoffRefusedError: it cannot be moved, and is still ours.
+            LeaseLostError: it was not ours.
+            LeaseUnavailableError: whoever keeps the lease does not answer. Whose it is has to be found out.
+        """
+        lease_id = self._lease.hand_off()
+        if self._duties.send_handoff(target, lease_id, deadline - time.monotonic()):
+            reason = self._await_taking(deadline)
+        else:
+            reason = "the target node did not take what it was sent"
+        if reason:
+            self._lease.withdraw(lease_id)
+        return reason
+
+    def _await_taking(self, deadline: float) -> str:
+        """Waits until another node has taken the lease. Returns "", or why that cannot be waited for any more."""
+        own_url = self._identity.advertise_url
+
+        def has_moved() -> bool:
+            holder = self._inbox.holder
+            return holder is None or holder.advertise_url != own_url
+
+        while not has_moved() and time.monotonic() < deadline:
+            self._inbox.wait(has_moved, deadline - time.monotonic())
+        return "" if has_moved() else "the target node did not take the lease over in time"
