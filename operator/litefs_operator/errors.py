@@ -1,8 +1,16 @@
 """The exception tree of the operator.
 
 OperatorError
-├── SpecError        a LiteFSCluster is not what its schema promises; nothing was done with it
-└── RefusedError     a pod is not injected and must not start; says what to change
+├── SpecError            a LiteFSCluster is not what its schema promises; nothing was done with it
+├── RefusedError         a pod is not injected and must not start; says what to change
+├── CertificateError     a certificate or its key cannot be read; the one before it goes on being used
+├── KubeError            the API server refused a request; nothing was changed
+│   ├── NotFoundError    404: there is no such object
+│   ├── ConflictError    409: it is there already, or somebody was quicker
+│   └── ExpiredError     410: a watch fell too far behind; list again
+├── KubeUnavailableError no answer from the API server: whether something was changed is not known
+└── ConsulError          Consul cannot tell who holds the lease
+    └── ConsulDeniedError the operator's token does not suffice; Consul itself works
 """
 
 
@@ -24,3 +32,43 @@ class RefusedError(OperatorError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{message} ({reason})")
         self.reason = reason
+
+
+class CertificateError(OperatorError):
+    """A certificate or its key is not one. Nothing was put in its place."""
+
+
+class KubeError(OperatorError):
+    """The API server refused a request, which changed nothing.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotFoundError(KubeError):
+    """There is no such object."""
+
+
+class ConflictError(KubeError):
+    """An object of this name is there already, or somebody else changed it first."""
+
+
+class ExpiredError(KubeError):
+    """The place in the history from which a watch was to go on is gone."""
+
+
+class KubeUnavailableError(OperatorError):
+    """The API server did not answer. What was asked of it may have been done."""
+
+
+class ConsulError(OperatorError):
+    """Consul did not answer, or has no leader."""
+
+
+class ConsulDeniedError(ConsulError):
+    """Consul answers, but not to the operator: its token is missing or too weak."""

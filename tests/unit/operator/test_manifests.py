@@ -2,8 +2,8 @@ from pathlib import Path
 
 import yaml
 
-from litefs_operator.__main__ import crd_yaml
 from litefs_operator.crd import custom_resource_definition
+from litefs_operator.main import crd_yaml
 
 CRD = Path(__file__).parents[3] / "manifests" / "crd.yaml"
 

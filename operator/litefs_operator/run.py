@@ -1,0 +1,161 @@
+"""`litefs-operator run`: puts the parts together, and takes them down in order.
+
+SIGTERM: not ready, Lease released  →  connections drained (4 s)  →  kopf ended, port closed
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine
+from typing import Any, cast
+
+import kopf
+
+from litefs_operator import names
+from litefs_operator.admission import Admission
+from litefs_operator.errors import KubeError, KubeUnavailableError, OperatorError
+from litefs_operator.events import EventRecorder
+from litefs_operator.handlers import Handlers, ReportedElsewhere
+from litefs_operator.health import health_server
+from litefs_operator.injection import Installation
+from litefs_operator.injection_status import InjectionStatus
+from litefs_operator.known import ClusterKey, Known, cluster_key
+from litefs_operator.kube import KubeApi, object_path
+from litefs_operator.leader import Leader
+from litefs_operator.metrics import Metrics
+from litefs_operator.options import LogStyle, Options
+from litefs_operator.webhook_server import DRAIN_S, WebhookServer
+
+COMPONENT = "litefs-operator"
+INDEX_LOOK_S = 0.5
+"""How often a replica that starts looks whether it is ready."""
+
+_log = logging.getLogger("litefs_operator")
+
+
+def run_operator(options: Options) -> bool:
+    """Runs until a signal comes. Returns whether that is why it ended."""
+    style = kopf.LogFormat.JSON if options.log_style is LogStyle.JSON else kopf.LogFormat.FULL
+    kopf.configure(debug=options.debug, log_format=style)
+    logging.getLogger("kopf.objects").addFilter(ReportedElsewhere())
+    try:
+        asyncio.run(Operator(options, KubeApi.connect()).run())
+    except OperatorError as error:
+        _log.error("%s", error)
+        return False
+    return True
+
+
+class Operator:
+    """One replica."""
+
+    def __init__(self, options: Options, kube: KubeApi) -> None:
+        """Args: kube: the connection that everything but kopf uses."""
+        self._options = options
+        self._kube = kube
+        self._metrics = Metrics()
+        self._known = Known()
+        self._events = EventRecorder(kube, COMPONENT, options.pod_name)
+        self._status = InjectionStatus(kube, self._events)
+        self._leader = Leader(kube, options.pod_namespace, options.lease, options.pod_name)
+        assert options.webhook.tls_dir is not None
+        self._server = WebhookServer(options.webhook.port, options.webhook.tls_dir, self._metrics)
+        self._is_ending = False
+        self._is_indexed = False
+
+    async def run(self) -> None:
+        """Runs until a signal comes, or a part fails."""
+        self._metrics.cluster_count(lambda: len(self._known.clusters()))
+        self._metrics.leader.set_function(lambda: float(self._leader.leads()))
+        health = health_server(self._options.health_port, self._metrics, self._missing)
+        async with health, asyncio.TaskGroup() as group:
+            parts = [self._events.run(), self._status.run(), self._check_indexes(), self._leader.run(self._lead)]
+            tasks = [group.create_task(part) for part in parts]
+            try:
+                await self._serve()
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    async def _serve(self) -> None:
+        """Runs kopf, and winds up when a signal comes."""
+        options = self._options
+        handlers = Handlers(self._admission(), self._known, self._server, self._changed)
+        started, stop, told = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        kopf_task = asyncio.create_task(
+            kopf.operator(
+                registry=handlers.registry(with_namespaces=not options.namespaces),
+                standalone=True,
+                clusterwide=not options.namespaces,
+                namespaces=options.namespaces,
+                identity=cast(
+                    "Any", options.pod_name
+                ),  # by default kopf looks for the user's name, which an image need not have
+                ready_flag=started,
+                stop_flag=stop,
+            )
+        )
+        await _first(kopf_task, started.wait())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, told.set)  # in place of kopf's, which closes the port at once
+        await _first(kopf_task, told.wait())
+        if not kopf_task.done():
+            await self._wind_up()
+            stop.set()
+        await kopf_task
+
+    async def _wind_up(self) -> None:
+        _log.info("told to end: connections are closed with their next answer")
+        self._is_ending = True
+        self._server.drain()
+        await self._leader.release()
+        await asyncio.sleep(DRAIN_S)
+
+    def _admission(self) -> Admission:
+        options = self._options
+        return Admission(
+            self._kube,
+            self._known,
+            Installation(image=options.sidecar_image, consul_url=options.consul_url),
+            self._status,
+            self._metrics,
+            reads_namespaces=not options.namespaces,
+        )
+
+    def _changed(self, key: ClusterKey) -> None:
+        """A LiteFSCluster came, changed or went."""
+
+    async def _lead(self) -> None:
+        await asyncio.Event().wait()
+
+    def _missing(self) -> list[str]:
+        """Returns what keeps this replica from being ready."""
+        waits = {
+            "ending": self._is_ending,
+            "the webhook is not served yet": not self._server.is_serving,
+            "the LiteFSClusters are not read yet": not self._is_indexed,
+        }
+        return [text for text, holds in waits.items() if holds]
+
+    async def _check_indexes(self) -> None:
+        """Waits until kopf has read every LiteFSCluster: an open port alone would refuse pods."""
+        while not self._is_indexed:
+            try:
+                listed = await asyncio.to_thread(self._list_clusters)
+                self._is_indexed = listed <= set(self._known.clusters())
+            except (KubeError, KubeUnavailableError) as error:
+                _log.warning("the LiteFSClusters cannot be listed: %s", error)
+            await asyncio.sleep(INDEX_LOOK_S)
+
+    def _list_clusters(self) -> set[ClusterKey]:
+        version = f"{names.GROUP}/{names.VERSION}"
+        paths = [object_path(version, names.PLURAL, namespace) for namespace in self._options.namespaces or ("",)]
+        return {cluster_key(item) for path in paths for _, items in self._kube.pages(path) for item in items}
+
+
+async def _first(task: "asyncio.Task[None]", other: Coroutine[Any, Any, object]) -> None:
+    """Waits until one of the two is done."""
+    waiter = asyncio.ensure_future(other)
+    await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
+    waiter.cancel()
