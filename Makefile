@@ -7,7 +7,7 @@ DURATION ?= 600
 ROOT ?= build/chaos
 SOURCES := sidecar operator tests $(wildcard bench demo e2e charts)
 
-.PHONY: help setup test lint format demo demo-cluster bench chaos manifests chart sqlite-suite e2e e2e-up e2e-down e2e-shell clean
+.PHONY: help setup test lint format demo demo-cluster bench chaos manifests chart sqlite-suite e2e e2e-up e2e-load e2e-down e2e-shell clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -67,6 +67,9 @@ e2e: setup ## tests on a real Kubernetes cluster, started for them (as root); E2
 e2e-up: setup ## start the cluster of the e2e tests, and leave it running
 	@scripts/setup --e2e
 	@$(BIN)/python -m e2e up
+
+e2e-load: setup ## give the running cluster images of the sources as they are
+	@$(BIN)/python -m e2e load
 
 e2e-down: ## take it down, after whatever happened
 	@$(BIN)/python -m e2e down

@@ -1,4 +1,4 @@
-"""`python -m e2e up|down|shell`: the test cluster for people."""
+"""`python -m e2e up|load|down|shell`: the test cluster for people."""
 
 import os
 import sys
@@ -17,9 +17,9 @@ def bring_up() -> None:
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
-    actions = {"up": bring_up, "down": cluster.down, "shell": _shell}
+    actions = {"up": bring_up, "load": _load, "down": cluster.down, "shell": _shell}
     if len(arguments) != 1 or arguments[0] not in actions:
-        print("usage: python -m e2e up|down|shell", file=sys.stderr)
+        print("usage: python -m e2e up|load|down|shell", file=sys.stderr)
         return 2
     try:
         actions[arguments[0]]()
@@ -29,6 +29,10 @@ def main(arguments: list[str]) -> int:
     if arguments[0] == "up":
         print(f"export KUBECONFIG={KUBECONFIG} PATH={PROGRAMS_LINK}:$PATH")
     return 0
+
+
+def _load() -> None:
+    cluster.load(images.build_all(find_tools()))
 
 
 def _shell() -> None:

@@ -40,6 +40,7 @@ START_TIMEOUT_S = 180.0
 _END_TIMEOUT_S = 30.0
 _FUSE_CONNECTIONS = Path("/sys/fs/fuse/connections")
 _CGROUPS = Path("/sys/fs/cgroup")
+_CTR: tuple[str | Path, ...] = ("ctr", "-a", CONTAINERD_SOCKET)
 
 
 def up(tools: Tools, images: list[Path]) -> None:
@@ -64,10 +65,8 @@ def up(tools: Tools, images: list[Path]) -> None:
         _create_cgroup(controller)
     _start_init()
     _connect()
-    containerd: list[str | Path] = ["ctr", "-a", CONTAINERD_SOCKET]
-    wait_until("containerd", lambda: succeeds([*containerd, "version"]), timeout_s=START_TIMEOUT_S)
-    for image in images:
-        run([*containerd, "-n", "k8s.io", "images", "import", image], timeout_s=START_TIMEOUT_S)
+    wait_until("containerd", lambda: succeeds([*_CTR, "version"]), timeout_s=START_TIMEOUT_S)
+    load(images)
     kubectl: list[str | Path] = [tools.programs / "kubectl", "--kubeconfig", KUBECONFIG]
     for what, words in {
         "the API server": ["get", "--raw", "/readyz"],
@@ -77,6 +76,12 @@ def up(tools: Tools, images: list[Path]) -> None:
         wait_until(what, lambda words=words: succeeds([*kubectl, *words]), timeout_s=START_TIMEOUT_S)  # type: ignore[misc]
     objects = {"apiVersion": "v1", "kind": "List", "items": components.storage()}
     run([*kubectl, "create", "-f", "-"], stdin=json.dumps(objects))
+
+
+def load(images: list[Path]) -> None:
+    """Gives the cluster's container runtime the images of some archives; pods that run keep theirs."""
+    for image in images:
+        run([*_CTR, "-n", "k8s.io", "images", "import", image], timeout_s=START_TIMEOUT_S)
 
 
 def down() -> None:
