@@ -201,6 +201,35 @@ class Sidecar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServicePort:
+    """A port of the application."""
+
+    name: str = described("Name of the port.", pattern=r"^[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?$", maxLength=15)
+    port: int = described("Port of the Services.", minimum=1, maximum=65535)
+    target_port: int | str | None = described(
+        "Port of the pods, a number or the name of a containerPort. By default the same as `port`.", default=None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The Services NAME-rw, NAME-ro and NAME-r."""
+
+    RULES: ClassVar[dict[str, str]] = {
+        "!has(self.ports) || self.ports.all(p, p.name != 'litefs')": (
+            "service.ports: the port called litefs is that of LiteFS's own API, and is there anyway"
+        ),
+    }
+
+    ports: tuple[ServicePort, ...] = described(
+        "Ports of the application on NAME-rw (the primary), NAME-ro (replicas) and NAME-r (all).",
+        default=(),
+        maxItems=16,
+        **{"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSpec:
     """What a person asks for."""
 
@@ -211,13 +240,23 @@ class ClusterSpec:
     log: Log = described("What a sidecar logs.", default=Log)
     mount: Mount = described("Where applications find their databases.", default=Mount)
     sidecar: Sidecar = described("The container that is injected.", default=Sidecar)
+    service: Service = described("The Services of the cluster.", default=Service)
+    disruption_budget: bool = described(
+        "Keep a PodDisruptionBudget that lets one node be drained at a time. There is none for a single node, nor "
+        "where another PodDisruptionBudget selects one of the pods.",
+        default=True,
+    )
 
 
 _CONDITION: Schema = {
     "type": "object",
     "required": ["type", "status", "reason", "message", "lastTransitionTime"],
     "properties": {
-        "type": {"type": "string", "description": "Ready, PrimaryElected, ReplicasSynced, LeaseBackendReachable."},
+        "type": {
+            "type": "string",
+            "description": "Ready, PrimaryElected, ReplicasSynced, "
+            "LeaseBackendReachable, StorageDurable, DisruptionBudget or InjectionBlocked.",
+        },
         "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds."},
         "reason": {"type": "string", "description": "Why, in one word for machines."},
         "message": {"type": "string", "description": "Why, in a sentence."},
@@ -232,9 +271,16 @@ _NODE: Schema = {
         "pod": {"type": "string", "description": "Name of the pod."},
         "role": {"type": "string", "description": "primary or replica, as the node says; empty if it does not answer."},
         "ready": {"type": "boolean", "description": "The node is primary, or has caught up with one."},
+        "positions": {
+            "type": "object",
+            "description": "Position of each database, TXID/CHECKSUM; of the first 20 by name.",
+            "additionalProperties": {"type": "string"},
+        },
+        "job": {"type": "boolean", "description": "The pod belongs to a Job, and is not counted."},
         "lagMs": {"type": "integer", "description": "Milliseconds since the last sign of the primary."},
         "nodeName": {"type": "string", "description": "The machine."},
         "ip": {"type": "string", "description": "Address of the pod."},
+        "lastSeen": {"type": "string", "format": "date-time", "description": "When the node answered last."},
     },
 }
 STATUS_SCHEMA: Schema = {
@@ -242,7 +288,8 @@ STATUS_SCHEMA: Schema = {
     "description": "What was seen. Written by the operator.",
     "properties": {
         "observedGeneration": {"type": "integer", "description": "The generation of the spec that this is about."},
-        "phase": {"type": "string", "description": "One word for people: Pending, Running, Degraded, NoPrimary."},
+        "phase": {"type": "string", "description": "One word for people: Pending, NoPrimary, Running, Degraded."},
+        "phaseReason": {"type": "string", "description": "Why, in a sentence."},
         "primary": {"type": "string", "description": "Name of the pod that is primary."},
         "nodeCount": {"type": "string", "description": "Nodes that are ready, of all: 3/3. Jobs are not counted."},
         "lagMsMax": {"type": "integer", "description": "Largest lag of a replica, in milliseconds."},

@@ -40,7 +40,17 @@ environment:
 def crd_yaml() -> str:
     """Returns the text of `manifests/crd.yaml`."""
     head = "# Generated from operator/litefs_operator/crd.py by `make manifests`.\n"
-    return head + yaml.safe_dump(custom_resource_definition(), sort_keys=False, width=120, allow_unicode=True)
+    text: str = yaml.dump(
+        custom_resource_definition(), Dumper=_WithoutAnchors, sort_keys=False, width=120, allow_unicode=True
+    )
+    return head + text
+
+
+class _WithoutAnchors(yaml.SafeDumper):
+    """Writes what occurs twice twice: people read the file, and not every tool reads anchors."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,8 @@ Names are camelCase there and snake_case here.
     StrEnum           a string of these values
     X | None          absent unless given
     dict[str, str]    a map
+    int | str         a number or a name, as targetPort of a Service
+    tuple[X, ...]     a list
     a dataclass       an object; its default is written out, so that `kubectl get -o yaml` shows what counts
 """
 
@@ -22,6 +24,7 @@ from litefs_operator.errors import SpecError
 
 Schema = dict[str, Any]
 Record = TypeVar("Record")
+_INT_OR_STRING = int | str
 _SCALARS: dict[object, str] = {str: "string", int: "integer", bool: "boolean"}
 
 
@@ -71,7 +74,7 @@ def _field_schema(field: "dataclasses.Field[Any]", hint: object) -> Schema:
     schema = _type_schema(_without_none(hint), field.metadata["description"])
     schema.update(field.metadata["limits"])
     if field.default not in (dataclasses.MISSING, None):
-        schema["default"] = str(field.default) if isinstance(field.default, StrEnum) else field.default
+        schema["default"] = _plain(field.default)
     elif field.default_factory is not dataclasses.MISSING:
         # Written out: the API server holds a default against the rules before it fills in those of the fields below.
         schema["default"] = {
@@ -89,14 +92,23 @@ def _type_schema(hint: object, description: str) -> Schema:
         return {"type": "object", "description": description, "additionalProperties": {"type": "string"}}
     if typing.get_origin(hint) is tuple:
         items = _type_schema(typing.get_args(hint)[0], "")
-        items.pop("description", None)
         return {"type": "array", "description": description, "items": items}
+    if hint == _INT_OR_STRING:
+        return {"x-kubernetes-int-or-string": True, "description": description}
     return {"type": _SCALARS[hint], "description": description}
+
+
+def _plain(default: object) -> object:
+    """Returns a default as it is written in YAML."""
+    if isinstance(default, StrEnum):
+        return str(default)
+    return list(default) if isinstance(default, tuple) else default
 
 
 def _without_none(hint: object) -> object:
     if isinstance(hint, types.UnionType):
-        return next(inner for inner in typing.get_args(hint) if inner is not types.NoneType)
+        inner = [part for part in typing.get_args(hint) if part is not types.NoneType]
+        return inner[0] if len(inner) == 1 else _INT_OR_STRING
     return hint
 
 
@@ -127,6 +139,15 @@ def _parse_value(hint: object, value: object, path: str) -> object:
         if not isinstance(value, Mapping):
             raise SpecError(f"{path}: expected a map")
         return {str(key): str(text) for key, text in value.items()}
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise SpecError(f"{path}: expected a list")
+        inner = typing.get_args(hint)[0]
+        return tuple(_parse_value(inner, item, f"{path}[{index}]") for index, item in enumerate(value))
+    if hint == _INT_OR_STRING:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise SpecError(f"{path}: expected a number or a name")
+        return value
     assert isinstance(hint, type)
     if issubclass(hint, StrEnum):
         if value not in list(hint):

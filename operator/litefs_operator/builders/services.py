@@ -11,6 +11,7 @@ Strategy: all are owned by the LiteFSCluster and go with it.
 from typing import Any, Final
 
 from litefs_operator import names
+from litefs_operator.crd import ClusterSpec
 
 Manifest = dict[str, Any]
 
@@ -24,23 +25,30 @@ NO_NODE = "none"
 """What NAME-rw selects while there is no primary: no node has this id."""
 
 
-def services(cluster: Manifest, *, port: int, primary_node: str | None) -> list[Manifest]:
+def services(cluster: Manifest, spec: ClusterSpec, *, primary_node: str | None) -> list[Manifest]:
     """Returns the four Services.
 
     Args:
         cluster: the LiteFSCluster, as the API server has it.
-        port: of the nodes' HTTP API.
+        spec: of it, parsed.
         primary_node: id of the primary, as its pod's label has it; None if there is none.
     """
     name = cluster["metadata"]["name"]
     member = {names.CLUSTER: name}
     headless = {"clusterIP": "None", "publishNotReadyAddresses": True}
+    api = [_port("litefs", spec.http.port, spec.http.port)]
+    ports = [*api, *(_port(entry.name, entry.port, entry.target_port or entry.port) for entry in spec.service.ports)]
     return [
-        _service(cluster, f"{name}-rw", {**member, NODE: primary_node or NO_NODE}, port, {}),
-        _service(cluster, f"{name}-ro", {**member, ROLE: "replica"}, port, {}),
-        _service(cluster, f"{name}-r", member, port, {}),
-        _service(cluster, names.nodes_service(name), member, port, headless),
+        _service(cluster, rw_service(name), {**member, NODE: primary_node or NO_NODE}, ports, {}),
+        _service(cluster, f"{name}-ro", {**member, ROLE: "replica"}, ports, {}),
+        _service(cluster, f"{name}-r", member, ports, {}),
+        _service(cluster, names.nodes_service(name), member, api, headless),
     ]
+
+
+def rw_service(cluster: str) -> str:
+    """The name of the Service of a cluster's primary."""
+    return f"{cluster}-rw"
 
 
 def disruption_budget(cluster: Manifest, *, member_n: int) -> Manifest | None:
@@ -66,8 +74,11 @@ def disruption_budget(cluster: Manifest, *, member_n: int) -> Manifest | None:
     }
 
 
-def _service(cluster: Manifest, name: str, selector: dict[str, str], port: int, more: Manifest) -> Manifest:
-    ports = [{"name": "litefs", "port": port, "targetPort": port, "protocol": "TCP"}]
+def _port(name: str, port: int, target: int | str) -> Manifest:
+    return {"name": name, "port": port, "targetPort": target, "protocol": "TCP"}
+
+
+def _service(cluster: Manifest, name: str, selector: dict[str, str], ports: list[Manifest], more: Manifest) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Service",

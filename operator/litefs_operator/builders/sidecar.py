@@ -12,6 +12,8 @@ from litefs_operator.crd import ClusterSpec, Resources
 
 Manifest = dict[str, Any]
 
+_HANDOFF = ["litefs", "handoff", "-config", f"{names.CONFIG_DIR}/{names.CONFIG_FILE}", "-timeout", "5s", "-leave"]
+
 START_S_MAX = 1800
 """Recovering and catching up read every database; past this the container is started anew, and goes on from there."""
 
@@ -81,6 +83,9 @@ def container(spec: ClusterSpec, *, cluster: str, image: str, data_volume: str, 
             "runAsNonRoot": False,
             "readOnlyRootFilesystem": True,
         },
+        # Sent when the pod is told to end, while the application still runs: on SIGTERM, which comes after it, the gap
+        # without a primary would be as long as the application takes to end.
+        "lifecycle": {"preStop": {"exec": {"command": _HANDOFF}}},
         "startupProbe": _probe(port, failures=START_S_MAX),
         "readinessProbe": _probe(port, failures=3),
         "terminationMessagePath": "/dev/termination-log",

@@ -20,7 +20,8 @@ def spec_schema() -> Schema:
 
 def fields(schema: Schema, path: str) -> Iterator[tuple[str, Schema]]:
     yield path, schema
-    for name, inner in schema.get("properties", {}).items():
+    items = schema.get("items", {})
+    for name, inner in [*schema.get("properties", {}).items(), *items.get("properties", {}).items()]:
         yield from fields(inner, f"{path}.{name}")
 
 
@@ -30,7 +31,7 @@ def test_every_field_is_described_and_typed() -> None:
     assert len(found) > 40
     for path, schema in found:
         assert schema.get("description"), path
-        assert schema.get("type"), path
+        assert schema.get("type") or schema.get("x-kubernetes-int-or-string"), path
 
 
 def test_defaults_satisfy_their_own_limits() -> None:
@@ -72,6 +73,10 @@ def test_durations_that_the_schema_lets_pass_are_read_by_the_sidecar(text: str) 
         ({"data": []}, "spec.data"),
         ({"data": {"compress": 1}}, "spec.data.compress"),
         ({"candidates": {"matchLabels": 1}}, "spec.candidates.matchLabels"),
+        ({"service": {"ports": {"name": "web"}}}, "spec.service.ports"),
+        ({"service": {"ports": [{"name": "web"}]}}, "spec.service.ports[0].port"),
+        ({"service": {"ports": [{"name": "web", "port": 1}, 2]}}, "spec.service.ports[1]"),
+        ({"service": {"ports": [{"name": "web", "port": 1, "targetPort": True}]}}, "spec.service.ports[0].targetPort"),
     ],
 )
 def test_says_where_a_spec_is_wrong(spec: Schema, place: str) -> None:
