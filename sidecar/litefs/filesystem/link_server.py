@@ -162,8 +162,8 @@ class LinkServer:
 
     async def _handle(self, request: m.NodeMessage) -> m.Answer | None:
         match request:
-            case m.AppendImage(name, image):
-                return await self._append_image(name, image)
+            case m.AppendImages(name, images):
+                return await self._append_images(name, images)
             case m.AppendSpooledImage(name, path):
                 return await self._append_spooled(name, path)
             case m.Hello(pid):
@@ -221,10 +221,20 @@ class LinkServer:
         if served is not None:
             served.database.show_position(txid)
 
-    async def _append_image(self, name: str, image: bytes) -> m.Answer:
+    async def _append_images(self, name: str, images: list[bytes]) -> m.Answer:
         database = self._database(name)
-        await self._loop.drive(database.log.make_room(len(image)))
-        txid = append_image(database, image)
+        txid = 0
+        for image in images:
+            try:
+                if not database.log.has_room(len(image)):
+                    await self._loop.drive(database.log.make_room(len(image)))
+                txid = append_image(database, image)
+            except DiskLostError:
+                raise
+            except (LiteFSError, OSError) as error:
+                if not txid:
+                    raise
+                return m.Appended(name, txid, str(error))
         return m.Appended(name, txid)
 
     async def _append_spooled(self, name: str, path: str) -> m.Answer:

@@ -10,7 +10,7 @@ listens at the node (`SetListening`), the next one waits a little longer.
     SetRole, SetPrimary, SetLag             (none)
     SetListening                            (none)
     Seen, Applied                           (none)
-    AppendImage, AppendSpooledImage         Appended | Rejected
+    AppendImages, AppendSpooledImage        Appended | Rejected
     OpenSnapshot                            SnapshotOpened | Rejected
     CloseSnapshot                           (none)
     AskCounters                             Counters
@@ -97,15 +97,15 @@ class Applied(msgspec.Struct, frozen=True, tag="applied"):
     txid: int
 
 
-class AppendImage(msgspec.Struct, frozen=True, tag="append-image"):
-    """Put a verified image into the log of a replica. It is applied through the mount afterwards."""
+class AppendImages(msgspec.Struct, frozen=True, tag="append-images"):
+    """Put verified images, at least one, into the log of a replica. They are applied through the mount afterwards."""
 
     name: str
-    image: bytes
+    images: list[bytes]
 
 
 class AppendSpooledImage(msgspec.Struct, frozen=True, tag="append-spooled-image"):
-    """The same for an image too large for a message: `path` is a file under the data directory."""
+    """The same for one image too large for a message: `path` is a file under the data directory."""
 
     name: str
     path: str
@@ -156,10 +156,14 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
 
 
 class Appended(msgspec.Struct, frozen=True, tag="appended"):
-    """The image is in the log (not necessarily synced)."""
+    """The images through `txid` are in the log (not necessarily synced).
+
+    `reason`: why those behind it are not; "" if all are.
+    """
 
     name: str
     txid: int
+    reason: str = ""
 
 
 class SnapshotOpened(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot-opened"):
@@ -233,7 +237,7 @@ NodeMessage = (
     | SetListening
     | Seen
     | Applied
-    | AppendImage
+    | AppendImages
     | AppendSpooledImage
     | OpenSnapshot
     | CloseSnapshot

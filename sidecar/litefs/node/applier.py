@@ -3,7 +3,7 @@
 Strategy: the database's mode decides the way: a real rollback journal, or a WAL writer that keeps WAL_WRITE for
 as long as this node is a replica. Images are in the log before they get here, so those that memory is too small
 for are read back from it: an application that holds a lock stops this thread and costs disk, not memory. The lag
-shows it, and the holder is named.
+shows it, and the holder is named. Whatever has piled up meanwhile is applied together (`image_batch`).
 
 Changes of mode arrive as images of page 1:
     rollback → WAL    the journal applier commits it; then the WAL writer opens
@@ -19,6 +19,7 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from pathlib import Path
 from litefs.errors import LiteFSError, LockHeldError
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, is_wal_mode
 from litefs.node.image import Image, LoggedImages
+from litefs.node.image_batch import ImageBatch
 from litefs.node.journal_applier import JournalApplier
 from litefs.node.mounted_database import MountedDatabase
 from litefs.node.wal_writer import WalWriter
@@ -71,6 +73,10 @@ class _Replacement:
     done: "queue.SimpleQueue[BaseException | None]"
 
 
+_Job = Image | _Replacement | int | None
+"""An image; a replacement; "look at the log"; the end."""
+
+
 class DatabaseApplier:
     """The only writer of one database on a replica."""
 
@@ -90,7 +96,8 @@ class DatabaseApplier:
         self._journal = JournalApplier(self._database)
         self._wal: WalWriter | None = None
         self._logged = LoggedImages(log_dir)
-        self._queue: queue.SimpleQueue[Image | _Replacement | int | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._taken: deque[_Job] = deque()  # out of the queue, to be looked at
         self._waiting_bytes = 0
         self._waiting_lock = threading.Lock()
         self._applied_txid = self._logged_txid = applied_txid
@@ -163,22 +170,45 @@ class DatabaseApplier:
 
     def _run(self) -> None:
         self._insist(self._take_over)
-        while (job := self._queue.get()) is not None:
+        while (job := self._taken.popleft() if self._taken else self._queue.get()) is not None:
             if isinstance(job, _Replacement):
                 self._replace(job)
             elif isinstance(job, Image):
-                self._catch_up(job.header.min_txid - 1)
-                if job.header.min_txid == self._applied_txid + 1:
-                    self._apply_one(job)
-                with self._waiting_lock:
-                    self._waiting_bytes -= job.size_bytes
-            if self._queue.empty():
+                self._apply_waiting(job)
+            if self._is_idle:
                 self._catch_up(self._logged_txid)
             self._keep_wal_short()
             if self._applied_txid == self._logged_txid:
                 self.waiting_since_ms = None
         self._let_go()
         self._logged.close()
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self._taken and self._queue.empty()
+
+    def _next_waiting(self) -> Image | None:
+        """Returns the image that is next in the queue, and leaves it there."""
+        if not self._taken:
+            try:
+                self._taken.append(self._queue.get_nowait())
+            except queue.Empty:
+                return None
+        job = self._taken[0]
+        return job if isinstance(job, Image) else None
+
+    def _apply_waiting(self, first: Image) -> None:
+        """Applies an image of the queue, and what has come behind it."""
+        self._catch_up(first.header.min_txid - 1)
+        done_bytes = first.size_bytes
+        if first.header.min_txid == self._applied_txid + 1:
+            batch = ImageBatch(first, in_wal_mode=self._wal is not None)
+            while (image := self._next_waiting()) is not None and batch.take(image):
+                self._taken.popleft()
+                done_bytes += image.size_bytes
+            self._apply_batch(batch)
+        with self._waiting_lock:
+            self._waiting_bytes -= done_bytes
 
     def _replace(self, job: _Replacement) -> None:
         self._interrupt.clear()
@@ -201,17 +231,30 @@ class DatabaseApplier:
         """Applies what the log holds through `txid`."""
         while self._applied_txid < txid and not self._is_failed and not self._interrupt.is_set():
             try:
-                image = self._logged.image(self._applied_txid + 1)
+                batch = self._logged_batch(txid)
             except (LiteFSError, OSError) as error:
                 self._fail(f"its log cannot be read: {error}")
                 return
-            self._apply_one(image)
+            self._apply_batch(batch)
 
-    def _apply_one(self, image: Image) -> None:
-        self.waiting_since_ms = image.header.timestamp_ms
+    def _logged_batch(self, txid: int) -> ImageBatch:
+        """Returns what comes next in the log, up to `txid`. Raises LiteFSError, OSError where nothing can be read."""
+        batch = ImageBatch(self._logged.image(self._applied_txid + 1), in_wal_mode=self._wal is not None)
+        while batch.last_txid < txid:
+            try:
+                image = self._logged.image(batch.last_txid + 1)
+            except (LiteFSError, OSError):
+                break  # met again when it is the first
+            if not batch.take(image):
+                break
+        return batch
+
+    def _apply_batch(self, batch: ImageBatch) -> None:
+        self.waiting_since_ms = batch.since_ms
         self._leave_wal_until = time.monotonic() + LEAVE_WAL_TIMEOUT_S
+        image = batch.image()
         if self._insist(lambda: self._apply(image)):
-            self._applied_txid = image.header.max_txid
+            self._applied_txid = batch.last_txid
             if self._wal is None and image.first_page:
                 self._insist(self._take_over)
 
@@ -320,7 +363,7 @@ class DatabaseApplier:
 
     def _keep_wal_short(self) -> None:
         wal = self._wal
-        if wal is None or wal.mx_frame < (CHECKPOINT_FRAMES if self._queue.empty() else WAL_FRAMES_LONG):
+        if wal is None or wal.mx_frame < (CHECKPOINT_FRAMES if self._is_idle else WAL_FRAMES_LONG):
             return
         wait_s = 0.0
         now = time.monotonic()

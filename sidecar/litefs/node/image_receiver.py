@@ -15,8 +15,7 @@ from litefs.errors import FormatError, PositionMismatchError
 from litefs.formats.ltx import LtxHeader
 from litefs.formats.ltx_decoder import LtxDecoder
 from litefs.formats.position import Pos
-from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE
-from litefs.node.image import FEED_BYTES, Image
+from litefs.node.image import FEED_BYTES, Image, image_of
 from litefs.node.mounted_database import Page
 from litefs.storage.disk import Disk
 from litefs.storage.incoming import IncomingDatabase
@@ -50,7 +49,6 @@ class ImageReceiver:
         self._memory = bytearray()
         self._pages: list[Page] = []
         self._pages_bytes = 0
-        self._first_page = b""
         self._incoming: IncomingDatabase | None = None
         self._fd = -1
         self._spooled_bytes = 0
@@ -124,8 +122,7 @@ class ImageReceiver:
         """Returns what the applier needs; None if that was too much to keep, and is in the log alone."""
         if self.spool_path is not None or self._pages_bytes > PAGES_BYTES:
             return None
-        pages = self._pages
-        return Image(header=self.header, pages=lambda: pages, first_page=self._first_page, size_bytes=self._pages_bytes)
+        return image_of(self.header, self.post_apply, self._pages)
 
     def encoded(self) -> bytes:
         """Returns the bytes of an image that stayed in memory."""
@@ -177,8 +174,6 @@ class ImageReceiver:
         self._spooled_bytes += len(data)
 
     def _take_pages(self, pages: list[tuple[int, bytes]]) -> None:
-        if pages[0][0] == 1:
-            self._first_page = pages[0][1][:DATABASE_HEADER_SIZE]
         if self._incoming is not None:
             for first, run in runs(pages):
                 self._incoming.write_pages(first, run)

@@ -4,7 +4,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,21 @@ SETTLE_CHECK_S = 0.001
 """An image is applied in about a millisecond, and a handoff waits for the last one."""
 
 _log = logging.getLogger("litefs.node")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrivedImage:
+    """An image that came from the primary and was verified.
+
+    Attributes:
+        encoded: its bytes.
+        image: its pages; None to have them read from the log.
+        to: the position after it.
+    """
+
+    encoded: bytes
+    image: Image | None
+    to: Pos
 
 
 class Replicas:
@@ -109,27 +125,42 @@ class Replicas:
         except LinkClosedError:
             return
 
-    def append(self, name: str, message: m.AppendImage | m.AppendSpooledImage, image: Image | None, to: Pos) -> None:
-        """Puts an image into the log and has it applied.
+    def append(self, name: str, arrived: Sequence[ArrivedImage]) -> None:
+        """Puts images into the log and has them applied.
 
         Args:
-            message: carries the image to the log.
-            image: its pages; None to have them read from the log.
-            to: the position after it.
+            arrived: at least one, in their order.
 
         Raises:
-            PositionMismatchError: it does not follow what is in the log.
+            PositionMismatchError: one does not follow what is in the log. Those before it are in there.
             LinkClosedError: the filesystem process is gone.
         """
-        answer = self._link.call(message)
+        answer = self._link.call(m.AppendImages(name, [each.encoded for each in arrived]))
+        if not isinstance(answer, m.Appended):
+            raise PositionMismatchError(getattr(answer, "reason", f"unexpected answer {answer}"))
+        applier = self._applier(name, self._positions.get(name, ZERO_POS).txid)
+        for each in arrived:
+            if each.to.txid <= answer.txid:
+                self._positions[name] = each.to
+                if each.image is not None:
+                    applier.apply(each.image)
+                else:
+                    applier.apply_logged(each.to.txid)
+        if answer.reason:
+            raise PositionMismatchError(answer.reason)
+
+    def append_spooled(self, name: str, path: Path, to: Pos) -> None:
+        """The same for one image that lies in a file.
+
+        Args:
+            to: the position after it.
+        """
+        answer = self._link.call(m.AppendSpooledImage(name, str(path)))
         if not isinstance(answer, m.Appended):
             raise PositionMismatchError(getattr(answer, "reason", f"unexpected answer {answer}"))
         applier = self._applier(name, self._positions.get(name, ZERO_POS).txid)
         self._positions[name] = to
-        if image is not None:
-            applier.apply(image)
-        else:
-            applier.apply_logged(to.txid)
+        applier.apply_logged(to.txid)
 
     def replace(self, request: m.PrepareReplacement) -> None:
         """Puts the state in the incoming files in the place of a database.

@@ -1,7 +1,9 @@
 """One stream of a primary, taken in: images go to the databases, all other frames to whoever follows.
 
-Strategy: an image is verified whole (`ImageReceiver`) before the log or a replacement gets it. A follower has one
-intake for each channel of its connection; an intake that is dropped in the middle of an image leaves nothing of it.
+Strategy: an image is verified whole (`ImageReceiver`) before the log or a replacement gets it. Small images go to the
+log together, as many as came in one piece: a replica that is behind gets hundreds at once, one that is not gets each by
+itself and at once. A follower has one intake for each channel of its connection; an intake that is dropped in the
+middle of an image leaves nothing of it.
 """
 
 import logging
@@ -14,9 +16,12 @@ from litefs.formats.position import Checksum, Pos, Txid
 from litefs.formats.stream import Event, LtxChunk, LtxEnd, LtxFrame, StreamDecoder
 from litefs.link import messages as m
 from litefs.node.image_receiver import ImageReceiver
-from litefs.node.replicas import Replicas
+from litefs.node.replicas import ArrivedImage, Replicas
 
 PROGRESS_EVERY_S = 5.0
+
+ARRIVED_BYTES_MAX = 4 << 20
+"""Images and their pages that wait to be put into a log together; with one more they fit a message of the link."""
 
 _log = logging.getLogger("litefs.node")
 
@@ -36,14 +41,22 @@ class StreamIntake:
         self._receiver: ImageReceiver | None = None
         self._name = ""
         self._begun = self._said = 0.0
+        self._arrived: dict[str, list[ArrivedImage]] = {}
+        self._arrived_bytes = self._newest_ms = 0
 
     def feed(self, data: bytes) -> bool:
         """Takes the next bytes. Returns whether the follower is to stop here.
 
         Raises:
-            PeerError, FormatError: the peer broke the protocol.
+            PeerError, FormatError: the peer broke the protocol. The images before that are taken in.
             LiteFSError, OSError: an image could not be taken in.
         """
+        try:
+            return self._take(data)
+        finally:
+            self._hand_on()
+
+    def _take(self, data: bytes) -> bool:
         for event in self._decoder.feed(data):
             match event:
                 case LtxChunk():
@@ -53,6 +66,7 @@ class StreamIntake:
                 case LtxFrame():
                     self._begin(event.name)
                 case _:
+                    self._hand_on()
                     if self._on_frame(event):
                         return True
         return False
@@ -72,8 +86,10 @@ class StreamIntake:
             self._receiver = None
 
     def _begin(self, name: str) -> None:
+        arrived = self._arrived.get(name)
+        position = arrived[-1].to if arrived else self._replicas.position(name)
         self._name = name
-        self._receiver = ImageReceiver(name, self._data_dir, self._replicas.position(name))
+        self._receiver = ImageReceiver(name, self._data_dir, position)
         self._begun = self._said = time.monotonic()
 
     def _take_chunk(self, data: bytes) -> None:
@@ -94,9 +110,15 @@ class StreamIntake:
         try:
             receiver.finish()
             if receiver.is_replacement:
+                self._hand_on()
                 self._replace(receiver)
+            elif receiver.spool_path is not None:
+                self._hand_on()
+                self._replicas.append_spooled(self._name, receiver.spool_path, _position_after(receiver))
+                receiver.discard_spool()
             else:
-                self._append(receiver)
+                self._keep(receiver)
+                return
         except FormatError as error:
             receiver.abort()
             raise PeerError(f"{self._name}: {error}") from error
@@ -105,15 +127,25 @@ class StreamIntake:
             raise
         self._on_image(receiver.header.timestamp_ms)
 
-    def _append(self, receiver: ImageReceiver) -> None:
-        message: m.AppendImage | m.AppendSpooledImage
-        if receiver.spool_path is None:
-            message = m.AppendImage(self._name, receiver.encoded())
-        else:
-            message = m.AppendSpooledImage(self._name, str(receiver.spool_path))
-        to = Pos(txid=Txid(receiver.header.max_txid), checksum=Checksum(receiver.post_apply))
-        self._replicas.append(self._name, message, receiver.image(), to)
-        receiver.discard_spool()
+    def _keep(self, receiver: ImageReceiver) -> None:
+        """Has a small image wait for those that came with it."""
+        image = receiver.image()
+        arrived = ArrivedImage(encoded=receiver.encoded(), image=image, to=_position_after(receiver))
+        self._arrived.setdefault(self._name, []).append(arrived)
+        self._newest_ms = receiver.header.timestamp_ms
+        self._arrived_bytes += receiver.size + (image.size_bytes if image is not None else 0)
+        if self._arrived_bytes > ARRIVED_BYTES_MAX:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Puts what has arrived into the logs."""
+        if not self._arrived:
+            return
+        databases, self._arrived = self._arrived, {}
+        self._arrived_bytes = 0
+        for name, arrived in databases.items():
+            self._replicas.append(name, arrived)
+        self._on_image(self._newest_ms)
 
     def _replace(self, receiver: ImageReceiver) -> None:
         header = receiver.header
@@ -146,3 +178,7 @@ class StreamIntake:
             self._said = now
             rate = receiver.size / (now - self._begun) / 1e6
             _log.info("%s: snapshot: %.0f MB received (%.0f MB/s)", self._name, receiver.size / 1e6, rate)
+
+
+def _position_after(receiver: ImageReceiver) -> Pos:
+    return Pos(txid=Txid(receiver.header.max_txid), checksum=Checksum(receiver.post_apply))

@@ -26,9 +26,10 @@ from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, is_wal_mode
 from litefs.storage.base_file import BaseFile
 from litefs.storage.disk import FREED_AT_ONCE_BYTES, Disk
+from litefs.storage.expected import ExpectedImage, holds, reached
 from litefs.storage.free_space import FreeSpace
 from litefs.storage.latency import LatencyHistogram
-from litefs.storage.log import Log, LogRecord
+from litefs.storage.log import Log
 from litefs.storage.overlay import Overlay
 from litefs.storage.state import DatabaseState
 from litefs.storage.steps import LogSync, Steps, T, pause, run
@@ -67,24 +68,6 @@ class CommitGate:
     def is_open(self) -> bool:
         """The lease, less its margin, has not run out."""
         return self._clock() < self.primary_until
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpectedImage:
-    """An image in a replica's log that waits for its pages to come through the mount.
-
-    Attributes:
-        sums: (pgno, page checksum) of all its pages, if it leaves the database's checksum where it was: it may then
-            change nothing. None of other images.
-    """
-
-    txid: int
-    pre_apply: int
-    post_apply: int
-    commit: int
-    timestamp_ms: int
-    record: LogRecord
-    sums: list[tuple[int, int]] | None = None
 
 
 class Database:
@@ -195,7 +178,7 @@ class Database:
             The prepared transaction; its `record` is None if nothing changed.
 
         Raises:
-            CommitRefusedError: this node may not commit, or the pages are not those of the expected image.
+            CommitRefusedError: this node may not commit, or the pages are not those of the next images.
             OSError: the log cannot take the image.
         """
         if self.gate.is_open and not self.expected:
@@ -210,8 +193,9 @@ class Database:
             return measured
         if not self.expected:
             raise NotPrimaryError(f"{self.name}: this node is not the primary")
-        image = self.expected[0]
-        if measured.post_apply != image.post_apply or measured.commit != image.commit:
+        image = reached(self.expected, measured.post_apply, measured.commit)
+        if image is None:
+            image = self.expected[0]
             raise CommitRefusedError(
                 f"{self.name}: applied pages give {measured.post_apply:016x}, "
                 f"image {image.txid:016x} wants {image.post_apply:016x}"
@@ -235,7 +219,7 @@ class Database:
         """
         if prepared.record is None and prepared.planned is None:
             return True
-        return self.gate.is_open or (bool(self.expected) and self.expected[0].record is prepared.record)
+        return self.gate.is_open or holds(self.expected, prepared.record)
 
     def void(self, prepared: Prepared) -> Steps[None]:
         """Takes back a prepared transaction that will not commit, durably.
@@ -245,7 +229,7 @@ class Database:
         Raises:
             DiskLostError: the process must stop.
         """
-        if prepared.record is not None and not (self.expected and self.expected[0].record is prepared.record):
+        if prepared.record is not None and not holds(self.expected, prepared.record):
             yield from self.log.void(prepared.record, self.txid)
 
     def accept(self, prepared: Prepared) -> None:
@@ -311,7 +295,7 @@ class Database:
         self.timestamp_ms = prepared.timestamp_ms
         if prepared.group:
             self.group = prepared.group
-        if self.expected and self.expected[0].txid == prepared.txid:
+        while self.expected and self.expected[0].txid <= prepared.txid:
             self.expected.popleft()
         self.on_accept(self)
 

@@ -12,7 +12,8 @@ from litefs.errors import PositionMismatchError
 from litefs.formats.checksum import page_checksum
 from litefs.formats.ltx import HEADER_SIZE, TRAILER_SIZE, LtxHeader
 from litefs.formats.ltx_decoder import LtxDecoder
-from litefs.storage.database import Database, ExpectedImage
+from litefs.storage.database import Database
+from litefs.storage.expected import ExpectedImage
 from litefs.storage.log import LogRecord
 from litefs.storage.steps import Steps
 

@@ -130,7 +130,7 @@ def test_answers_come_in_the_order_of_the_questions_though_some_wait_for_the_dis
         new_state(link),
         m.OpenSnapshot("a.db"),
         m.OpenSnapshot("none.db"),
-        m.AppendImage("b.db", b"no image"),
+        m.AppendImages("b.db", [b"no image"]),
         m.OpenSnapshot("a.db"),
     )
     kinds = [type(answer) for answer in answers]
@@ -256,7 +256,7 @@ def test_a_new_shared_memory_file_is_told(link: Link) -> None:
 def test_images_go_into_the_log_and_wait_for_their_pages(replica: Link, tmp_path: Path) -> None:
     first, second = images_of(tmp_path, 2)
     replica.greet()
-    assert replica.ask(m.AppendImage("a.db", first)) == [m.Appended("a.db", 1)]
+    assert replica.ask(m.AppendImages("a.db", [first])) == [m.Appended("a.db", 1)]
     spooled = replica.mount.data_dir.path / "spool" / "image"
     spooled.write_bytes(second)
     assert replica.ask(m.AppendSpooledImage("a.db", str(spooled))) == [m.Appended("a.db", 2)]
@@ -271,7 +271,7 @@ def test_images_go_into_the_log_and_wait_for_their_pages(replica: Link, tmp_path
 def test_an_image_that_does_not_follow_is_rejected_with_the_position(replica: Link, tmp_path: Path) -> None:
     _, second = images_of(tmp_path, 2)
     replica.greet()
-    (answer,) = replica.ask(m.AppendImage("a.db", second))
+    (answer,) = replica.ask(m.AppendImages("a.db", [second]))
     assert isinstance(answer, m.Rejected)
     assert (answer.name, answer.txid, answer.checksum) == ("a.db", 0, EMPTY_DATABASE_CHECKSUM)
     assert replica.mount.database("a.db").logged_txid == 0
@@ -280,7 +280,7 @@ def test_an_image_that_does_not_follow_is_rejected_with_the_position(replica: Li
 @pytest.mark.parametrize("image", [b"", b"short", bytes(100), bytes(5000)])
 def test_garbage_for_an_image_is_rejected_and_the_link_stays(replica: Link, image: bytes) -> None:
     replica.greet()
-    assert [type(each) for each in replica.ask(m.AppendImage("a.db", image))] == [m.Rejected]
+    assert [type(each) for each in replica.ask(m.AppendImages("a.db", [image]))] == [m.Rejected]
     assert isinstance(replica.greet(), m.Welcome)
 
 
@@ -298,9 +298,19 @@ def test_a_log_that_cannot_take_an_image_is_a_rejection(replica: Link, tmp_path:
     first, _ = images_of(tmp_path, 2)
     replica.greet()
     replica.disk.failing = "log.append"
-    assert [type(each) for each in replica.ask(m.AppendImage("a.db", first))] == [m.Rejected]
+    assert [type(each) for each in replica.ask(m.AppendImages("a.db", [first]))] == [m.Rejected]
     replica.disk.failing = ""
-    assert replica.ask(m.AppendImage("a.db", first)) == [m.Appended("a.db", 1)]
+    assert replica.ask(m.AppendImages("a.db", [first])) == [m.Appended("a.db", 1)]
+
+
+def test_images_come_together_and_those_before_one_that_is_refused_stay(replica: Link, tmp_path: Path) -> None:
+    first, second = images_of(tmp_path, 2)
+    replica.greet()
+    (answer,) = replica.ask(m.AppendImages("a.db", [first, second, second, first]))
+    assert isinstance(answer, m.Appended)
+    assert answer.txid == 2
+    assert "does not follow" in answer.reason
+    assert replica.mount.database("a.db").logged_txid == 2
 
 
 def test_a_lost_disk_is_no_rejection(replica: Link, tmp_path: Path) -> None:
@@ -308,7 +318,7 @@ def test_a_lost_disk_is_no_rejection(replica: Link, tmp_path: Path) -> None:
     replica.greet()
     replica.disk.failing, replica.disk.error = "log.append", DiskLostError("injected")
     with pytest.raises(DiskLostError):
-        replica.ask(m.AppendImage("a.db", first))
+        replica.ask(m.AppendImages("a.db", [first]))
     assert [str(error) for error in replica.mount.stopped] == ["injected"]
     assert replica.received() == []
 

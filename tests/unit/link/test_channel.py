@@ -28,7 +28,7 @@ NODE_MESSAGES: list[m.NodeMessage] = [
     m.SetLag(-1),
     m.Seen("ä.db"),
     m.Applied("ä.db", 1 << 63),
-    m.AppendImage("a.db", bytes(range(256))),
+    m.AppendImages("a.db", [bytes(range(256)), b"x"]),
     m.AppendSpooledImage("a.db", "/spool/1"),
     m.OpenSnapshot("a.db"),
     m.CloseSnapshot(7),
@@ -116,11 +116,11 @@ def test_a_length_above_the_bound_is_refused_before_anything_is_buffered() -> No
 
 
 def test_a_message_at_the_bound_is_taken() -> None:
-    overhead = len(encode(m.AppendImage("a.db", b"x" * 70_000))) - 70_000 - 4
-    frame = encode(m.AppendImage("a.db", bytes(MESSAGE_BYTES_MAX - overhead)))
+    overhead = len(encode(m.AppendImages("a.db", [b"x" * 70_000]))) - 70_000 - 4
+    frame = encode(m.AppendImages("a.db", [bytes(MESSAGE_BYTES_MAX - overhead)]))
     assert len(frame) == MESSAGE_BYTES_MAX + 4
     (message,) = node_decoder().feed(frame)
-    assert isinstance(message, m.AppendImage)
+    assert isinstance(message, m.AppendImages)
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"\x00", b"garbage", bytes(100)])

@@ -10,6 +10,7 @@ from litefs.errors import CommitRefusedError, NotPrimaryError, PositionMismatchE
 from litefs.formats.ltx import FLAG_LZ4, LtxHeader
 from litefs.formats.ltx_encoder import encode_image
 from litefs.formats.position import Checksum, Txid
+from litefs.storage.expected import AT_ONCE_MAX
 from litefs.storage.followed import append_image, append_spooled
 from litefs.storage.log_reader import LogReader
 from litefs.storage.steps import run
@@ -99,6 +100,74 @@ def test_a_spooled_image_is_taken_as_it_is(primary: World, replica: World, image
     reader = LogReader(database.log.directory)
     assert [reader.read(ref, 0, ref.size) for ref in reader.images(1, 4)] == images
     reader.close()
+
+
+def test_the_pages_of_several_images_may_come_as_one_step(
+    primary: World, replica: World, images: list[bytes], tmp_path: Path
+) -> None:
+    database = replica.database()
+    for image in images:
+        append_image(database, image)
+    apply(replica, states_of(primary)[3])
+    assert (database.txid, database.logged_txid) == (3, 4)
+    assert [image.txid for image in database.expected] == [4]
+    apply(replica, states_of(primary)[4])
+    assert (database.txid, database.checksum) == (4, primary.database().checksum)
+    run(database.sync_log())
+    promise = replica.promises.of("a.db")
+    promise.states = {4: states_of(primary)[4]}
+    promise.durable = promise.last = 4
+    assert isinstance(replica.disk, FaultyDisk)
+    for seed in (NOTHING_UNSYNCED, EVERYTHING, 5):
+        replica.disk.leave(seed, tmp_path / f"left{seed}")
+        examine(tmp_path / f"left{seed}", replica.promises)
+
+
+def test_pages_between_two_states_are_refused(primary: World, replica: World, images: list[bytes]) -> None:
+    database = replica.database()
+    for image in images[:2]:
+        append_image(database, image)
+    before, after = states_of(primary)[1], states_of(primary)[2]
+    with pytest.raises(CommitRefusedError, match="image 0000000000000001 wants"):
+        apply(replica, after[: 50 * PAGE_SIZE] + bytes(PAGE_SIZE) + after[51 * PAGE_SIZE :])
+    assert database.txid == 0
+    apply(replica, before)
+    apply(replica, after)
+    assert database.txid == 2
+
+
+def test_no_more_images_come_as_one_step_than_are_looked_at(primary: World, replica: World) -> None:
+    database = replica.database()
+    player = Player(primary.store)
+    for _ in range(AT_ONCE_MAX + 1 - primary.database().txid):
+        player.commit(player.change([2]), sync=False)
+    reader = LogReader(primary.database().log.directory)
+    for ref in reader.images(1, AT_ONCE_MAX + 1):
+        append_image(database, reader.read(ref, 0, ref.size))
+    reader.close()
+    with pytest.raises(CommitRefusedError):
+        apply(replica, player.content)
+    assert database.txid == 0
+
+
+def test_a_removal_that_comes_later_allows_none_before_its_turn(
+    primary: World, replica: World, images: list[bytes]
+) -> None:
+    run(primary.store.drop("a.db"))
+    reader = LogReader(primary.database().log.directory)
+    (ref,) = reader.images(5, 5)
+    removal = reader.read(ref, 0, ref.size)
+    reader.close()
+    database = replica.database()
+    for image in [*images, removal]:
+        append_image(database, image)
+    apply(replica, states_of(primary)[1])
+    with pytest.raises(CommitRefusedError):
+        run(replica.store.drop("a.db"))
+    assert (database.txid, database.exists) == (1, True)
+    apply(replica, states_of(primary)[4])
+    run(replica.store.drop("a.db"))
+    assert (database.txid, database.page_n) == (5, 0)
 
 
 @pytest.mark.parametrize("order", [(1,), (0, 0), (0, 2), (0, 1, 1)])
