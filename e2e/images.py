@@ -16,7 +16,6 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from e2e import recipe
 from e2e.commands import run
@@ -58,38 +57,54 @@ class Image:
     command: tuple[str, ...] = ()
 
 
+_ARCHIVES = CACHE / "archives"
+_LAYERS = CACHE / "layers"
+
+
 def build_all(tools: Tools) -> list[Path]:
     """Returns the archives of all images that the tests use: they stay in the cache, and are written anew each time."""
-    directory = CACHE / "archives"
-    for needed in (directory, CACHE / "layers"):
-        needed.mkdir(parents=True, exist_ok=True)
-    pause, consul = directory / "pause.layer", directory / "consul.layer"
+    for directory in (_ARCHIVES, _LAYERS):
+        directory.mkdir(parents=True, exist_ok=True)
+    pause, consul = _ARCHIVES / "pause.layer", _ARCHIVES / "consul.layer"
     _pack([(tools.pause, "/pause")], pause)
     _pack([(tools.consul, "/consul")], consul)
     images = [
         Image(name=PAUSE_IMAGE, layers=(pause,), entrypoint=("/pause",)),
         Image(name=CONSUL, layers=(consul,), entrypoint=("/consul",)),
         Image(name=APPLICATION, layers=(_debian_layer((*_SLIM_BASE, *_APPLICATION_PACKAGES)),)),
-        sidecar(directory),
-        operator(directory),
+        *own_images().values(),
     ]
-    return [_archive(image, directory) for image in images]
+    return [_archive(image, _ARCHIVES) for image in images]
 
 
-def sidecar(directory: Path) -> Image:
-    """Returns the image of `sidecar/Dockerfile`, with the sources as they are in the checkout."""
-    return _of_dockerfile(SIDECAR, "sidecar", "litefs", _project()["dependencies"], directory)
+def own_images() -> dict[str, Image]:
+    """Returns the images of our Dockerfiles by the directories of these, with the sources as they are."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    # The operator needs nothing that the sidecar does.
+    operator_needs = project["optional-dependencies"]["operator"]
+    return {
+        "sidecar": _of_dockerfile(SIDECAR, "sidecar", "litefs", tuple(project["dependencies"])),
+        "operator": _of_dockerfile(OPERATOR, "operator", "litefs_operator", tuple(operator_needs)),
+    }
 
 
-def operator(directory: Path) -> Image:
-    """Returns the image of `operator/Dockerfile`: the operator needs nothing that the sidecar does."""
-    requirements = _project()["optional-dependencies"]["operator"]
-    return _of_dockerfile(OPERATOR, "operator", "litefs_operator", requirements, directory)
+def size_beyond_base(image: Image) -> int:
+    """Returns the bytes of an image's files, less those that the slim base has."""
+    base = _sizes(_debian_layer(_SLIM_BASE))
+    sizes: dict[str, int] = {}
+    for layer in image.layers:
+        sizes |= _sizes(layer)
+    return sum(size for name, size in sizes.items() if name not in base)
 
 
-def _of_dockerfile(name: str, part: str, package_name: str, requirements: list[str], directory: Path) -> Image:
+def _sizes(layer: Path) -> dict[str, int]:
+    with tarfile.open(layer) as archive:
+        return {member.name: member.size for member in archive}
+
+
+def _of_dockerfile(name: str, part: str, package_name: str, requirements: tuple[str, ...]) -> Image:
     read = recipe.read(REPOSITORY / part / "Dockerfile")
-    own = directory / f"{part}.layer"
+    own = _ARCHIVES / f"{part}.layer"
     with tempfile.TemporaryDirectory() as work:
         package = Path(work) / package_name
         run(["cp", "-r", REPOSITORY / part / package_name, package])
@@ -100,7 +115,7 @@ def _of_dockerfile(name: str, part: str, package_name: str, requirements: list[s
         name=name,
         layers=(
             _debian_layer((*_SLIM_BASE, *read.packages)),
-            _python_layer(read.python_directory, tuple(requirements)),
+            _python_layer(read.python_directory, requirements),
             own,
         ),
         user=read.user,
@@ -108,11 +123,6 @@ def _of_dockerfile(name: str, part: str, package_name: str, requirements: list[s
         entrypoint=read.entrypoint,
         command=read.command,
     )
-
-
-def _project() -> dict[str, Any]:
-    project: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    return project
 
 
 def _debian_layer(packages: tuple[str, ...]) -> Path:
@@ -165,7 +175,7 @@ def _compile(directory: Path) -> None:
 
 
 def _cached(inputs: object, make: Callable[[Path], None]) -> Path:
-    out = CACHE / "layers" / f"{hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]}.tar"
+    out = _LAYERS / f"{hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]}.tar"
     if not out.exists():
         fresh = out.with_suffix(f".{os.getpid()}")
         make(fresh)
