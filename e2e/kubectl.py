@@ -15,7 +15,7 @@ READY_TIMEOUT_S = 180.0
 GONE_TIMEOUT_S = 120.0
 """A pod that is stuck stays for ever: the test fails, and its description says why."""
 
-_LOG_LINES = 200
+_LOG_LINES = 100
 
 
 class Kubectl:
