@@ -89,7 +89,13 @@ class Operations(Directory):
         """Reads; fewer bytes at the end of the file."""
         # Hot, like `write`: guarded by hand, for a wrapper would be one more coroutine per request.
         try:
-            return self._read(self._handles[fh], offset, size)
+            handle = self._handles[fh]
+            served = handle.inode.served
+            if handle.inode.kind is Kind.DATABASE and served is not None:
+                warm = served.database.base.warming(offset, size)
+                if warm is not None:
+                    await self.loop.offload(warm)
+            return self._read(handle, offset, size)
         except Exception as error:
             raise self.answer_to(error, "read") from error
 

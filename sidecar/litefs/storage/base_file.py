@@ -15,7 +15,7 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,7 @@ class BaseFile(Retirable):
         self._aside_lock = threading.Lock()
         self.fd = disk.open("base.open", path, os.O_RDWR | os.O_CREAT)
         self.size = os.fstat(self.fd).st_size
+        self._tells_cold = True
         self.written_txid = 0
         self.is_doubtful = False
 
@@ -79,6 +80,32 @@ class BaseFile(Retirable):
         if not self.layers:
             return os.pread(self.fd, size, offset)
         return b"".join(self._read_pages(offset, size))
+
+    def warming(self, offset: int, size: int) -> Callable[[], None] | None:
+        """Returns what to call in a thread before `read`, if that would wait for the disk; None if it would not.
+
+        The descriptor is one of its own: the file may be closed or replaced before the disk has answered.
+        """
+        size = min(size, self.size - offset)
+        if size <= 0 or not self._tells_cold:
+            return None
+        try:
+            if os.preadv(self.fd, (bytearray(size),), offset, os.RWF_NOWAIT) == size:
+                return None
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._tells_cold = False  # not every file system can
+            return None
+        fd = os.dup(self.fd)
+
+        def warm() -> None:
+            try:
+                self._disk.read("base.warm", fd, size, offset)
+            finally:
+                os.close(fd)
+
+        return warm
 
     def committed_size(self) -> int:
         """Returns the size in bytes of the committed state, layers included."""

@@ -3,6 +3,7 @@
 Not measured but watched: each call that may wait for the platter notes whether it is made on the loop's thread.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -38,6 +39,11 @@ class WatchingDisk(Disk):
     def _note(self, label: str) -> None:
         if self.is_armed:
             (self.on_loop if threading.get_native_id() == self._loop_thread else self.in_threads).append(label)
+
+    def read(self, label: str, fd: int, size: int, offset: int) -> bytes:
+        if label == "base.warm":  # the others read what was written a moment ago
+            self._note(label)
+        return super().read(label, fd, size, offset)
 
     def sync(self, label: str, fd: int) -> None:
         self._note(label)
@@ -189,3 +195,31 @@ def test_nothing_waits_for_the_disk_on_the_loop(
     work(mount)
     assert disk.on_loop == []
     assert disk.in_threads or work is emptied
+
+
+def test_pages_that_are_not_cached_are_read_in_a_thread(mount: FuselessMount, disk: WatchingDisk) -> None:
+    housekeeper, database = Housekeeper(0.0), mount.database("a.db")
+    mount.do(mount.loop.drive(housekeeper.settle(database)))
+    mount.do(mount.loop.drive(housekeeper.checkpoint(database, 0.0)))
+    assert not database.base.layers
+    os.fsync(database.base.fd)
+    disk.in_threads.clear()
+    assert mount.content() == b"".join(pages(1))
+    assert disk.in_threads == []
+    os.posix_fadvise(database.base.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    if database.base.warming(0, PAGE_SIZE) is None:
+        pytest.skip("this file system keeps what it was told to forget, or cannot tell what it has cached")
+    assert mount.content() == b"".join(pages(1))
+    assert set(disk.in_threads) == {"base.warm"}
+    assert disk.on_loop == []
+
+
+def test_an_error_of_the_disk_reaches_the_reader_of_a_cold_page(mount: FuselessMount, disk: WatchingDisk) -> None:
+    database = mount.database("a.db")
+    fh = mount.open("a.db")
+
+    def fail() -> None:
+        raise OSError(errno.EIO, "injected")
+
+    database.base.warming = lambda offset, size: fail  # type: ignore[method-assign]
+    assert mount.errno(mount.operations.read(fh, 0, PAGE_SIZE)) == errno.EIO
