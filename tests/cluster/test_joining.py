@@ -53,11 +53,16 @@ def test_a_replica_that_was_away_goes_on_from_its_log(own_cluster: Cluster, mode
     assert "taken over" not in own_cluster.replica.log_text()
 
 
-@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
-def test_a_replica_that_was_away_for_longer_than_the_retention_takes_a_snapshot(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize(("mode", "kept"), [("DELETE", "1MB"), ("WAL", "1MB"), ("DELETE", "1GB")])
+def test_a_replica_that_was_away_for_longer_than_the_retention_takes_a_snapshot_beyond_the_bound(
+    tmp_path: Path, mode: str, kept: str
+) -> None:
     pair = Pair(tmp_path)
     text = pair.primary.config_path.read_text()
-    short = 'data:\n  retention: "100ms"\n  retention-monitor-interval: "50ms"\n  segment-size: "64KB"\n'
+    short = (
+        f'data:\n  replica-retention-size: "{kept}"\n'
+        '  retention: "100ms"\n  retention-monitor-interval: "50ms"\n  segment-size: "64KB"\n'
+    )
     pair.primary.config_path.write_text(
         text.replace("data:\n", short).replace("http:\n", 'http:\n  snapshot-timeout: "60s"\n')
     )
@@ -65,21 +70,37 @@ def test_a_replica_that_was_away_for_longer_than_the_retention_takes_a_snapshot(
     cluster = Cluster(pair, "rejoin")
     try:
         writer = filled(cluster, mode)
-        cluster.sync()
+        missed = int(cluster.sync().partition("/")[0], 16) + 1
         pair.replica.stop()
-        log = pair.primary.data_dir / "dbs" / cluster.writers.path().name / "log"
-        first = {file.name for file in log.glob("*.ltxlog")}
-        for row in range(1000, 1040):  # more than 32 MB of log: S moves
-            writer.sql("INSERT INTO t VALUES (?, randomblob(1000000))", row)
-        if mode == "WAL":
-            writer.sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        await_true(lambda: not first & {file.name for file in log.glob("*.ltxlog")}, "the old segments go")
+        _outlive_the_retention(writer, mode)
+        if kept == "1GB":
+            assert _oldest_image(cluster) <= missed
+            # What the replica never had nobody keeps; it is looked after behind the first database.
+            _outlive_the_retention(filled(cluster, mode, name="other"), mode)
+            await_true(lambda: _oldest_image(cluster, "other") > 2, "old segments go")
+            assert _oldest_image(cluster) <= missed
+        else:
+            await_true(lambda: _oldest_image(cluster) > missed, "the old segments go")
         pair.replica.start()
         cluster.check()
-        assert "taken over" in pair.replica.log_text()
+        taken_over = f"{cluster.writers.path().name}: snapshot at"
+        assert (taken_over in pair.replica.log_text()) == (kept == "1MB")
     finally:
         cluster.close()
         pair.stop()
+
+
+def _outlive_the_retention(writer: Connection, mode: str) -> None:
+    """Commits more than 32 MB of log: S moves."""
+    for row in range(1000, 1040):
+        writer.sql("INSERT INTO t VALUES (?, randomblob(1000000))", row)
+    if mode == "WAL":
+        writer.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _oldest_image(cluster: Cluster, name: str = "db") -> int:
+    log = cluster.primary.data_dir / "dbs" / cluster.writers.path(name).name / "log"
+    return min(int(file.stem, 16) for file in log.glob("*.ltxlog"))
 
 
 class Branches:

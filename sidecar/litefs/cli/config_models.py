@@ -100,6 +100,8 @@ class DataSection(Section):
     retention: DurationS = 600.0
     # LiteFS keeps images for ever at 0 or less; that is not supported yet.
     retention_monitor_interval: DurationS = Field(default=60.0, gt=0)
+    replica_retention: DurationS = 3600.0
+    replica_retention_size: SizeBytes = 1 << 30
     overlay_memory: SizeBytes = Field(default=64 << 20, ge=1 << 20)
     segment_size: SizeBytes = Field(default=8 << 20, ge=64 << 10)
 

@@ -76,6 +76,7 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         overlay_memory_bytes=config.data.overlay_memory,
         segment_bytes=config.data.segment_size,
         retention_s=config.data.retention,
+        kept_for_replicas_bytes=config.data.replica_retention_size,
         retention_check_s=config.data.retention_monitor_interval,
         log=log,
     )
@@ -96,6 +97,7 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         token=read_token(os.environ, config.http.token_file),
         reconnect_delay_s=lease.reconnect_delay,
         snapshot_timeout_s=config.http.snapshot_timeout or config.data.retention,
+        replica_retention_s=config.data.replica_retention,
         compress=config.data.compress,
         log=log,
     )

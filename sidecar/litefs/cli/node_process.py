@@ -83,7 +83,11 @@ async def _run(settings: NodeSettings, listener: socket.socket) -> int:
 
     gc.collect()
     gc.freeze()  # what is loaded now stays; the collector need not walk it again and again
-    stream_settings = StreamSettings(compress=settings.compress, snapshot_timeout_s=settings.snapshot_timeout_s)
+    stream_settings = StreamSettings(
+        compress=settings.compress,
+        snapshot_timeout_s=settings.snapshot_timeout_s,
+        remembered_s=settings.replica_retention_s,
+    )
     with socket.socket(fileno=settings.control_fd) as control:
         control.setblocking(False)
         loop.add_reader(control, _read_control, control, ending, node)

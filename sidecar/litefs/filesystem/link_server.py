@@ -200,6 +200,8 @@ class LinkServer:
                 self._on_role()
             case m.SetPrimary(hostname):
                 self._operations.view.primary = hostname
+            case m.KeepLogs(needed):
+                self._store.needed = needed
             case m.CloseSnapshot(snapshot_id):
                 self._close_snapshot(snapshot_id)
 

@@ -73,7 +73,7 @@ class FilesystemServer:
         self._operations.invalidate = self._invalidate
         self._operations.stop_at_once = self._stop_at_once
         self._operations.on_created = self._prepare_segment
-        self._housekeeper = Housekeeper(settings.retention_s)
+        self._housekeeper = Housekeeper(settings.retention_s, settings.kept_for_replicas_bytes)
         self._unsettled: dict[str, Database] = {}
         self._is_settling = False
         self._preparing: set[str] = set()
@@ -188,7 +188,8 @@ class FilesystemServer:
             if self._housekeeper.checkpoint_due(database, now):
                 await self._checkpoint(database, now)
             try:
-                await self._loop.drive(self._housekeeper.forget(database, now))
+                needed = self._store.needed.get(database.name, ())
+                await self._loop.drive(self._housekeeper.forget(database, now, needed))
                 await self._loop.drive(discard_old_logs(database.disk, database.directory))
             except OSError as error:
                 _log.warning("%s: removing old log: %s", database.name, error)

@@ -281,7 +281,7 @@ def create_app(
     feed: CommitFeed,
     executor: Executor,
     settings: StreamSettings,
-    streams: LiveStreams | None = None,
+    streams: LiveStreams,
     token: str = "",
 ) -> ASGIApp:
     """Returns the application of one node.
@@ -291,12 +291,12 @@ def create_app(
         feed: of the node's commits.
         executor: its threads read disks, compress and wait for the link.
         settings: of the replication streams.
-        streams: lists those that are open; a list of its own if None.
+        streams: lists those that are open.
         token: what every request but those for health must carry; "" lets everybody in.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.refusals = RefusalLog()
-    app.include_router(NodeApi(node, feed, executor, settings, streams or LiveStreams(feed)).router())
+    app.include_router(NodeApi(node, feed, executor, settings, streams).router())
     app.add_exception_handler(HTTPException, _refuse_unrouted)
     for kind in (LiteFSError, OSError):
         app.add_exception_handler(kind, _refuse)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import CancelledError
 
 from litefs.http.feed import CommitFeed
+from litefs.http.log_needs import LogNeeds
 from litefs.http.pump import Write
 from litefs.http.replication import ReplicationStream
 from litefs.link.messages import DatabaseInfo
@@ -14,9 +15,10 @@ from litefs.link.messages import DatabaseInfo
 class LiveStreams:
     """What `node/streams.py` asks for. Made and filled on the event loop's thread, asked from others."""
 
-    def __init__(self, feed: CommitFeed) -> None:
-        """Args: feed: of the node's commits."""
+    def __init__(self, feed: CommitFeed, needs: LogNeeds) -> None:
+        """Args: feed: of the node's commits; needs: takes note of who follows."""
         self._feed = feed
+        self._needs = needs
         self._loop = asyncio.get_running_loop()
         self._streams: list[ReplicationStream] = []
 
@@ -24,7 +26,8 @@ class LiveStreams:
         """Runs a stream to its end, listed meanwhile."""
         self._streams.append(stream)
         try:
-            await stream.run(write)
+            with self._needs.of(stream.follower):
+                await stream.run(write)
         finally:
             self._streams.remove(stream)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from litefs.link.messages import Answer, AskCounters, CloseSnapshot, Committed, DatabaseInfo, OpenSnapshot
+from litefs.link.messages import Answer, AskCounters, CloseSnapshot, Committed, DatabaseInfo, KeepLogs, OpenSnapshot
 from litefs.node.lease_watch import RoleCounters
 from litefs.node.node_status import NodeStatus
 
@@ -38,8 +38,12 @@ class NodeView(Protocol):
             LinkClosedError: the other process is gone.
         """
 
-    def send(self, message: CloseSnapshot) -> None:
-        """Tells the filesystem process something that has no answer."""
+    def send(self, message: CloseSnapshot | KeepLogs) -> None:
+        """Tells the filesystem process something that has no answer.
+
+        Raises:
+            LinkClosedError: the other process is gone.
+        """
 
     def promote(self) -> None:
         """Gets the lease from the primary; nothing on the primary itself. Takes up to some seconds.

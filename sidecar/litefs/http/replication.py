@@ -63,10 +63,12 @@ class StreamSettings:
     Attributes:
         compress: snapshots are LZ4 frames.
         snapshot_timeout_s: longest time that one snapshot may take.
+        remembered_s: for so long a replica that went still has the log kept for it.
     """
 
     compress: bool
     snapshot_timeout_s: float
+    remembered_s: float = 3600.0
 
 
 class ReplicationStream:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from litefs.http.api import create_app
 from litefs.http.feed import CommitFeed
 from litefs.http.live_streams import LiveStreams
+from litefs.http.log_needs import LogNeeds
 from litefs.http.node_view import NodeView
 from litefs.http.replication import StreamSettings
 from litefs.http.server import HttpServer
@@ -40,13 +41,15 @@ async def serve(
     """
     executor = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="http-worker")
     feed = CommitFeed(node)
-    streams = LiveStreams(feed)
+    needs = LogNeeds(node, feed, settings.remembered_s)
+    streams = LiveStreams(feed, needs)
     on_streams(streams)
     server = HttpServer(create_app(node, feed, executor, settings, streams, token))
     host, port = listener.getsockname()[:2]
     logger.info("HTTP API at http://%s:%d", f"[{host}]" if ":" in host else host, port)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stop = asyncio.create_task(stopping.wait())
+    keeping = asyncio.create_task(needs.keep_saying())
     try:
         await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
         feed.close()
@@ -54,4 +57,5 @@ async def serve(
         await serving
     finally:
         stop.cancel()
+        keeping.cancel()
         executor.shutdown(wait=False, cancel_futures=True)

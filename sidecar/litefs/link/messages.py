@@ -14,6 +14,7 @@ listens at the node (`SetListening`), the next one waits a little longer.
     OpenSnapshot                            SnapshotOpened | Rejected
     CloseSnapshot                           (none)
     AskCounters                             Counters
+    KeepLogs                                (none)
     PrepareReplacement                      ReplacementReady | Rejected
 
     filesystem → node, unasked
@@ -119,6 +120,15 @@ class OpenSnapshot(msgspec.Struct, frozen=True, tag="open-snapshot"):
 
 class AskCounters(msgspec.Struct, frozen=True, tag="ask-counters"):
     """What has been counted since the filesystem process started, for the metrics."""
+
+
+class KeepLogs(msgspec.Struct, frozen=True, tag="keep-logs"):
+    """Replicas that are behind need the images behind these transactions. Takes the place of what was said before.
+
+    `needed`: by database, ascending; databases that nobody needs old images of are not in it.
+    """
+
+    needed: dict[str, list[int]]
 
 
 class CloseSnapshot(msgspec.Struct, frozen=True, tag="close-snapshot"):
@@ -242,6 +252,7 @@ NodeMessage = (
     | OpenSnapshot
     | CloseSnapshot
     | AskCounters
+    | KeepLogs
     | PrepareReplacement
 )
 Answer = Counters | Welcome | Appended | SnapshotOpened | ReplacementReady | Rejected

@@ -32,6 +32,7 @@ class FilesystemSettings(msgspec.Struct, frozen=True, kw_only=True):
         overlay_memory_bytes: uncommitted pages kept in memory per database before they spill to disk.
         segment_bytes: size of a log segment once a database has grown to it.
         retention_s: images younger than this stay in the log after they are in the base file.
+        kept_for_replicas_bytes: size of a log up to which older images stay that a replica still needs.
     """
 
     link_fd: int
@@ -48,6 +49,7 @@ class FilesystemSettings(msgspec.Struct, frozen=True, kw_only=True):
     overlay_memory_bytes: int = 64 << 20
     segment_bytes: int = 8 << 20
     retention_s: float = 600.0
+    kept_for_replicas_bytes: int = 1 << 30
     retention_check_s: float = 60.0
     log: LogSettings = LogSettings()
 
@@ -84,6 +86,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         token: secret that the nodes of the cluster share; "" for none.
         reconnect_delay_s: pause before a broken stream is opened again.
         snapshot_timeout_s: longest time that one snapshot may take to send.
+        replica_retention_s: for so long a replica that went still has the log kept for it.
     """
 
     link_fd: int
@@ -102,6 +105,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     token: str = ""
     reconnect_delay_s: float = 1.0
     snapshot_timeout_s: float = 600.0
+    replica_retention_s: float = 3600.0
     compress: bool = True
     log: LogSettings = LogSettings()
 

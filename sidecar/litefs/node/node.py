@@ -296,7 +296,7 @@ class Node:
         """Asks the filesystem process and waits. Raises LinkClosedError if it is gone."""
         return self._link.call(message)
 
-    def send(self, message: m.CloseSnapshot) -> None:
+    def send(self, message: m.CloseSnapshot | m.KeepLogs) -> None:
         """Tells the filesystem process something that has no answer. Raises LinkClosedError if it is gone."""
         self._link.send(message)
 

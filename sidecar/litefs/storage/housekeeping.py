@@ -5,10 +5,11 @@ changes what anybody reads.
 
     settle       sync the log, then write committed pages into the base
     checkpoint   base complete through N: sync the base, then the state file says S = N
-    forget       segments whose images are at or before S and older than the retention go
+    forget       segments whose images are at or before S and older than the retention go, but what replicas need
 """
 
 import logging
+from collections.abc import Sequence
 
 from litefs.storage.database import Database
 from litefs.storage.state import DatabaseState, write_state
@@ -26,9 +27,12 @@ _log = logging.getLogger("litefs.storage")
 class Housekeeper:
     """Does the work that is due for the databases of a store."""
 
-    def __init__(self, retention_s: float) -> None:
-        """Args: retention_s: images younger than this stay in the log for followers."""
+    def __init__(self, retention_s: float, kept_for_replicas_bytes: int = 0) -> None:
+        """Args: retention_s: images younger than this stay in the log; kept_for_replicas_bytes: older ones that a
+        replica needs stay while the log is no larger than this, and than what is free on the disk.
+        """
         self._retention_s = retention_s
+        self._kept_bytes = kept_for_replicas_bytes
         self._checkpointed: dict[str, tuple[int, float, int]] = {}  # name → (txid, when, log bytes written)
 
     def settle(self, database: Database) -> Steps[None]:
@@ -96,8 +100,11 @@ class Housekeeper:
             database.base_txid = state.base_txid
         self._checkpointed[database.name] = (state.base_txid, now_s, database.log.size_bytes)
 
-    def forget(self, database: Database, now_s: float) -> Steps[None]:
+    def forget(self, database: Database, now_s: float, needed: Sequence[int] = ()) -> Steps[None]:
         """Removes old log segments, off the loop.
+
+        Args:
+            needed: replicas need what comes behind these transactions, ascending.
 
         Raises:
             OSError: some stay until the next start.
@@ -106,7 +113,10 @@ class Housekeeper:
         for aside in database.base.asides.values():
             through = min(through, aside.base_txid)
         log = database.log
-        doomed = log.forget(through, now_s - self._retention_s)
+        kept_bytes = 0
+        if needed and self._kept_bytes:
+            kept_bytes = min(self._kept_bytes, database.disk.free_bytes("log.free", database.directory))
+        doomed = log.forget(through, now_s - self._retention_s, needed, kept_bytes)
         if doomed:
             with log.in_use():
                 yield lambda: log.remove(doomed)

@@ -19,6 +19,7 @@ import os
 import secrets
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -441,11 +442,14 @@ class Log(Retirable):
         )
         return self._current
 
-    def forget(self, through_txid: int, older_than_s: float) -> list[Segment]:
+    def forget(
+        self, through_txid: int, older_than_s: float, needed: Sequence[int] = (), kept_bytes: int = 0
+    ) -> list[Segment]:
         """Takes segments out whose images are all at or before `through_txid` and older than `older_than_s`.
 
         Args:
             older_than_s: `time.monotonic()` value; a segment last appended to after it stays.
+            needed: what comes behind these transactions stays too, as long as the log is no larger than `kept_bytes`.
 
         Returns:
             The segments, for `remove`.
@@ -453,7 +457,10 @@ class Log(Retirable):
         doomed: list[Segment] = []
         while self._closed:
             segment = self._closed[0]
+            first = segment.first_txid - 1
             if segment.last_txid > through_txid or segment.last_append_s > older_than_s or segment.fd in self._unsynced:
+                break
+            if self.size_bytes <= kept_bytes and any(first <= txid < segment.last_txid for txid in needed):
                 break
             self.size_bytes -= segment.end
             doomed.append(self._closed.popleft())

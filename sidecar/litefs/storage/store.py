@@ -31,7 +31,11 @@ _log = logging.getLogger("litefs.storage")
 
 
 class Store:
-    """The databases of one node."""
+    """The databases of one node.
+
+    Attributes:
+        needed: by name, the transactions behind which replicas need images of the log, ascending.
+    """
 
     def __init__(self, data_dir: DataDir, disk: Disk, settings: StoreSettings, gate: CommitGate) -> None:
         """Opens nothing yet: see `open`."""
@@ -40,6 +44,7 @@ class Store:
         self.settings = settings
         self.gate = gate
         self.databases: dict[str, ServedDatabase] = {}
+        self.needed: dict[str, list[int]] = {}
         self.super_journals: dict[bytes, ScratchFile] = {}
         self.on_accept: Callable[[Database], None] = lambda database: None
         self._root = data_dir.path / "dbs"

@@ -103,6 +103,7 @@ def test_defaults_are_those_of_litefs(load: Load) -> None:
     assert config.lease.candidate
     assert config.exec == []
     assert config.data.overlay_memory == 64 << 20
+    assert (config.data.replica_retention, config.data.replica_retention_size) == (3600, 1 << 30)
 
 
 def test_listens_on_loopback_unless_an_address_is_given(load: Load) -> None:

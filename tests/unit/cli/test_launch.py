@@ -29,6 +29,8 @@ def test_translates_every_key_that_the_processes_read() -> None:
             "retention-monitor-interval": "2m",
             "overlay-memory": "1MB",
             "segment-size": "2MB",
+            "replica-retention": "2h",
+            "replica-retention-size": "3MB",
         },
         fuse={
             "dir": "/m/",
@@ -50,6 +52,7 @@ def test_translates_every_key_that_the_processes_read() -> None:
     assert not filesystem.compress
     assert (filesystem.overlay_memory_bytes, filesystem.segment_bytes) == (1 << 20, 2 << 20)
     assert (filesystem.retention_s, filesystem.retention_check_s) == (3600, 120)
+    assert (filesystem.kept_for_replicas_bytes, node.replica_retention_s) == (3 << 20, 7200)
     assert (node.http_host, node.http_port, node.snapshot_timeout_s) == ("10.0.0.1", 1, 3)
     assert (node.primary, node.primary_url, node.hostname) == (False, "http://p:1", "p")
     assert node.reconnect_delay_s == 2

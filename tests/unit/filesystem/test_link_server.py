@@ -323,6 +323,14 @@ def test_a_lost_disk_is_no_rejection(replica: Link, tmp_path: Path) -> None:
     assert replica.received() == []
 
 
+def test_what_replicas_need_is_noted_and_the_newest_word_counts(link: Link) -> None:
+    link.greet()
+    assert link.ask(m.KeepLogs({"a.db": [3, 7]})) == []
+    assert link.mount.store.needed == {"a.db": [3, 7]}
+    link.ask(m.KeepLogs({}))
+    assert link.mount.store.needed == {}
+
+
 # ---- snapshots ----
 
 

@@ -19,6 +19,7 @@ from litefs.link.messages import (
     Committed,
     Counters,
     DatabaseInfo,
+    KeepLogs,
     OpenSnapshot,
     Rejected,
     SnapshotOpened,
@@ -112,6 +113,8 @@ class FakeNode:
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[Committed], None]] = []
         self.is_listening = False
+        self.needed: list[dict[str, list[int]]] = []
+        """What was said of the logs, newest last."""
 
     # ---- NodeView ----
 
@@ -183,8 +186,11 @@ class FakeNode:
                 aside_map_path=str(directory / "map"),
             )
 
-    def send(self, message: CloseSnapshot) -> None:
-        self.open_snapshots.remove(message.snapshot_id)
+    def send(self, message: CloseSnapshot | KeepLogs) -> None:
+        if isinstance(message, KeepLogs):
+            self.needed.append(message.needed)
+        else:
+            self.open_snapshots.remove(message.snapshot_id)
 
     def open_replacement(self, name: str, page_size: int, page_n: int) -> "FakeReplacement":
         if not self.standing.is_primary:

@@ -33,6 +33,7 @@ NODE_MESSAGES: list[m.NodeMessage] = [
     m.OpenSnapshot("a.db"),
     m.CloseSnapshot(7),
     m.AskCounters(),
+    m.KeepLogs({"a.db": [1, 1 << 63]}),
     m.PrepareReplacement(name="a.db", txid=9, checksum=1 << 63, page_size=512, page_n=1, timestamp_ms=2, incoming="i"),
 ]
 FILESYSTEM_MESSAGES: list[m.FilesystemMessage] = [

@@ -5,6 +5,7 @@ import pytest
 from litefs.storage import housekeeping
 from litefs.storage.base_file import Layer
 from litefs.storage.database import Database
+from litefs.storage.housekeeping import Housekeeper
 from litefs.storage.state import read_state
 from litefs.storage.steps import Steps, pause, run
 from tests.support.faulty_disk import FaultyDisk
@@ -112,6 +113,49 @@ def test_retention_never_removes_an_image_after_s(world: World, player: Player) 
     assert database.log.first_txid() == 1
     world.tidy()
     assert 1 < database.log.first_txid() <= database.base_txid
+
+
+def segments_of(world: World, player: Player) -> list[int]:
+    """Fills the log with several segments that retention would remove. Returns the first transactions of each."""
+    database = world.database()
+    for _ in range(60):
+        world.commit(player, range(1, 30))
+    run(world.housekeeper.settle(database))
+    run(world.housekeeper.checkpoint(database, NEVER))
+    firsts = sorted(int(path.stem, 16) for path in database.log.directory.glob("*.ltxlog"))
+    assert len(firsts) > 4
+    return firsts
+
+
+def test_retention_keeps_what_a_replica_still_needs(world: World, player: Player) -> None:
+    firsts = segments_of(world, player)
+    database, keeper = world.database(), Housekeeper(0.0, 1 << 30)
+    run(keeper.forget(database, NEVER, [firsts[1] - 1]))
+    assert database.log.first_txid() == firsts[1], "it is behind the first segment"
+    run(keeper.forget(database, NEVER, [firsts[2] - 1, firsts[3] - 1]))
+    assert database.log.first_txid() == firsts[2], "the furthest behind counts"
+    run(keeper.forget(database, NEVER, [1, firsts[3] - 1]))
+    assert database.log.first_txid() == firsts[3], "one that needs a snapshot anyway keeps nothing"
+    run(keeper.forget(database, NEVER))
+    assert database.log.first_txid() == firsts[-1]
+
+
+def test_replicas_keep_the_log_up_to_a_size(world: World, player: Player) -> None:
+    firsts = segments_of(world, player)
+    database = world.database()
+    size = database.log.size_bytes
+    run(Housekeeper(0.0, size - 1).forget(database, NEVER, [1]))
+    assert database.log.first_txid() == firsts[1]
+    run(Housekeeper(0.0, 0).forget(database, NEVER, [firsts[1]]))
+    assert database.log.first_txid() == firsts[-1]
+
+
+def test_replicas_keep_no_more_log_than_is_free(world: World, player: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    firsts = segments_of(world, player)
+    database = world.database()
+    monkeypatch.setattr(database.disk, "free_bytes", lambda label, path: database.log.size_bytes - 1)
+    run(Housekeeper(0.0, 1 << 30).forget(database, NEVER, [1]))
+    assert database.log.first_txid() == firsts[1]
 
 
 def test_retention_keeps_what_is_younger(world: World, player: Player) -> None:
