@@ -67,7 +67,8 @@ def kubectl(target: Target, request: pytest.FixtureRequest) -> Iterator[Kubectl]
 
 
 @pytest.fixture(scope="session")
-def _installation(target: Target) -> Iterator[Installation]:
+def idle_installation(target: Target) -> Iterator[Installation]:
+    """LiteFS by Helm, whether it is installed or not."""
     kubectl = Kubectl(target.kubectl, target.kubeconfig, NAMESPACE)
     images_by_key = {
         "": target.operator_image,
@@ -82,13 +83,13 @@ def _installation(target: Target) -> Iterator[Installation]:
 
 
 @pytest.fixture(scope="module")
-def installation(_installation: Installation, figures: Figures) -> Installation:
+def installation(idle_installation: Installation, figures: Figures) -> Installation:
     """LiteFS, installed from the chart of the checkout."""
-    if not _installation.is_there():
+    if not idle_installation.is_there():
         start = time.monotonic()
-        _installation.install()
+        idle_installation.install()
         figures("helm install --wait, with a Consul", time.monotonic() - start)
-    return _installation
+    return idle_installation
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +112,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Adds what the cluster says to the report of a failure, before anything is taken down."""
     report = yield
     fixtures = getattr(item, "funcargs", {})
-    installation = fixtures.get("installation")
+    installation = fixtures.get("idle_installation")
     sources = [fixtures.get("kubectl"), installation.kubectl if isinstance(installation, Installation) else None]
     for kubectl in sources:
         if report.failed and isinstance(kubectl, Kubectl):

@@ -96,3 +96,21 @@ def pod(name: str, *, sidecar_image: str, application_image: str, configuration_
             ],
         },
     }
+
+
+def consul(name: str, image: str) -> list[dict[str, Any]]:
+    """Returns a Consul of one server that forgets everything when it ends, and a Service of the same name."""
+    container = {
+        "name": "consul",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["agent", "-dev", "-client", "0.0.0.0"],
+        "readinessProbe": {"httpGet": {"path": "/v1/operator/raft/configuration", "port": 8500}, "periodSeconds": 1},
+    }
+    metadata = {"name": name, "labels": {"app": name}}
+    pod_spec = {"containers": [container], "terminationGracePeriodSeconds": 1}
+    service_spec = {"selector": metadata["labels"], "ports": [{"port": 8500}]}
+    return [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec},
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service_spec},
+    ]

@@ -22,24 +22,6 @@ consul:
 """
 
 
-def consul(image: str) -> list[dict[str, Any]]:
-    """One server that forgets everything when it ends."""
-    labels = {"application": "consul"}
-    container = {
-        "name": "consul",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "args": ["agent", "-dev", "-client", "0.0.0.0"],
-        "readinessProbe": {"httpGet": {"path": "/v1/operator/raft/configuration", "port": 8500}, "periodSeconds": 1},
-    }
-    pod_spec = {"containers": [container], "terminationGracePeriodSeconds": 1}
-    service_spec = {"selector": labels, "ports": [{"port": 8500}]}
-    return [
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "consul", "labels": labels}, "spec": pod_spec},
-        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "consul"}, "spec": service_spec},
-    ]
-
-
 def sql(kubectl: Kubectl, pod: str, statement: str) -> str:
     return kubectl.execute(pod, "application", ["sqlite3", "-cmd", ".timeout 5000", manifests.DATABASE, statement])
 
@@ -63,7 +45,7 @@ def node(name: str, target: Target) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def _pods(kubectl: Kubectl, target: Target) -> None:
-    kubectl.apply(*consul(target.consul_image), manifests.configuration("candidate", LEASE))
+    kubectl.apply(*manifests.consul("consul", target.consul_image), manifests.configuration("candidate", LEASE))
     kubectl.wait_ready("consul")
     kubectl.apply(*(node(name, target) for name in NODES))
     kubectl.wait_ready(*NODES)
