@@ -1,11 +1,20 @@
 """What the operator counts, for `GET /metrics`."""
 
+import time
 from collections.abc import Callable
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 _WEBHOOK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Up to the timeout of the webhook's configuration."""
+
+
+class Watch(Protocol):
+    """What watches."""
+
+    heard_at: float
+    """When it heard anything last, in monotonic seconds."""
 
 
 class Metrics:
@@ -49,9 +58,9 @@ class Metrics:
             "litefs_operator_clusters", "LiteFSClusters that this replica knows.", registry=self.registry
         )
 
-    def watch_age(self, watch: str, age_s: Callable[[], float]) -> None:
+    def watch_age(self, name: str, watch: Watch) -> None:
         """Shows how long ago a watch heard anything."""
-        self._watch_age.labels(watch).set_function(age_s)
+        self._watch_age.labels(name).set_function(lambda: time.monotonic() - watch.heard_at)
 
     def cluster_count(self, count: Callable[[], int]) -> None:
         """Shows how many LiteFSClusters are known."""

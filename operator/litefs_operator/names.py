@@ -7,6 +7,9 @@ VERSION: Final = "v1alpha1"
 KIND: Final = "LiteFSCluster"
 PLURAL: Final = "litefsclusters"
 
+OPERATOR: Final = "litefs-operator"
+MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+
 # What a person writes on a pod.
 INJECT: Final = f"{GROUP}/inject"
 CLUSTER: Final = f"{GROUP}/cluster"

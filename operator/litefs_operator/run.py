@@ -7,6 +7,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import kopf
@@ -24,11 +25,20 @@ from litefs_operator.kube import KubeApi, object_path
 from litefs_operator.leader import Leader
 from litefs_operator.metrics import Metrics
 from litefs_operator.options import LogStyle, Options
+from litefs_operator.reconcile.act import Actor
+from litefs_operator.reconcile.leases import InstalledConsul, Leases
+from litefs_operator.reconcile.reconciler import Reconciler
+from litefs_operator.reconcile.stores import Stores
+from litefs_operator.tokens import read_master_key
 from litefs_operator.webhook_server import DRAIN_S, WebhookServer
 
 COMPONENT = "litefs-operator"
 INDEX_LOOK_S = 0.5
 """How often a replica that starts looks whether it is ready."""
+
+KEY_RETRY_S = 5.0
+THREADS = 16
+"""Requests at once: four workers, events, the webhook's lookups; and the Lease, which must not wait behind them."""
 
 _log = logging.getLogger("litefs_operator")
 
@@ -60,11 +70,16 @@ class Operator:
         self._leader = Leader(kube, options.pod_namespace, options.lease, options.pod_name)
         assert options.webhook.tls_dir is not None
         self._server = WebhookServer(options.webhook.port, options.webhook.tls_dir, self._metrics)
+        self._stores: Stores | None = None
+        self._reconciler: Reconciler | None = None
         self._is_ending = False
         self._is_indexed = False
 
     async def run(self) -> None:
         """Runs until a signal comes, or a part fails."""
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="api"))
+        self._stores = Stores(self._kube, self._options.namespaces, self._metrics, self._changed, self._budget_changed)
         self._metrics.cluster_count(lambda: len(self._known.clusters()))
         self._metrics.leader.set_function(lambda: float(self._leader.leads()))
         health = health_server(self._options.health_port, self._metrics, self._missing)
@@ -124,10 +139,44 @@ class Operator:
         )
 
     def _changed(self, key: ClusterKey) -> None:
-        """A LiteFSCluster came, changed or went."""
+        """Something of a LiteFSCluster changed."""
+        if self._reconciler is not None:
+            self._reconciler.touch(key)
+
+    def _budget_changed(self, namespace: str) -> None:
+        if self._reconciler is not None:
+            self._reconciler.touch_namespace(namespace)
 
     async def _lead(self) -> None:
-        await asyncio.Event().wait()
+        """Keeps the clusters, for as long as this replica has the Lease."""
+        options, metrics = self._options, self._metrics
+        assert self._stores is not None
+        while not (self._is_indexed and self._stores.is_listed()):  # noqa: ASYNC110 - kopf tells of nothing to wait for
+            await asyncio.sleep(INDEX_LOOK_S / 5)
+        key = await self._master_key()
+        installed = InstalledConsul(url=options.consul_url, token=options.consul_token, ca=options.consul_ca)
+        self._reconciler = Reconciler(
+            self._known,
+            self._stores,
+            lambda touch: Leases(installed, metrics, touch),
+            Actor(self._kube, key, metrics),
+            self._events,
+            metrics,
+        )
+        try:
+            await self._reconciler.run()
+        finally:
+            self._reconciler = None
+
+    async def _master_key(self) -> bytes:
+        while True:
+            try:
+                return await asyncio.to_thread(
+                    read_master_key, self._kube, self._options.pod_namespace, self._options.key_secret
+                )
+            except (KubeError, KubeUnavailableError) as error:
+                _log.error("the key of this installation: %s", error)
+            await asyncio.sleep(KEY_RETRY_S)
 
     def _missing(self) -> list[str]:
         """Returns what keeps this replica from being ready."""

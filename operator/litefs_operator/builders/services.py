@@ -99,6 +99,6 @@ def _metadata(cluster: Manifest, name: str) -> Manifest:
     return {
         "name": name,
         "namespace": metadata["namespace"],
-        "labels": {names.CLUSTER: metadata["name"], "app.kubernetes.io/managed-by": "litefs-operator"},
+        "labels": {names.CLUSTER: metadata["name"], names.MANAGED_BY: names.OPERATOR},
         "ownerReferences": [owner],
     }

@@ -1,0 +1,162 @@
+"""The only door to Consul: who holds the leases, by one blocking query for all keys below a prefix.
+
+Strategy: python-consul2's standard client, in a thread of its own. What it gets wrong is put right here: environment
+variables that override its arguments, proxies and .netrc, errors that are those of `requests`, and an index that a
+proxy may have stripped.
+
+Source: Consul 1.22 HTTP API, /v1/kv; the value of a lease is that of LiteFS 0.5.14, consul/consul.go.
+"""
+
+import base64
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from litefs_operator.errors import ConsulDeniedError, ConsulError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # invalid escapes in its docstrings
+    import consul
+    import requests
+    from consul.base import CB
+
+_CANDIDATE_KEY = re.compile(r"/nodes/[0-9A-F]{16}$")
+"""A candidate's entry below a lease: its node's id. No cluster is called so: names have small letters."""
+
+DEFAULT_PORTS = {"http": 8500, "https": 8501}
+REQUEST_S = 2.0
+"""For connecting, and for an answer beyond the time that the query waits in Consul."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsulAddress:
+    """Where a Consul is, and how to get in.
+
+    Attributes:
+        base_url: scheme, host and port.
+        prefix: leads every key; "" for none.
+        token: of the ACL; "" for none.
+        ca: file of the authority that signed its certificate; "" for those of the system.
+    """
+
+    base_url: str
+    prefix: str
+    token: str
+    ca: str
+
+    @classmethod
+    def parse(cls, url: str, *, token: str = "", ca: str = "") -> "ConsulAddress":
+        """Reads `http(s)://user:TOKEN@host:port/prefix`, as the sidecars do; a token in the URL wins.
+
+        Raises:
+            ConsulError: it is no such URL.
+        """
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise ConsulError(f"{url}: {error}") from error
+        if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+            raise ConsulError(f"{url}: expected http://HOST:PORT or https://HOST:PORT")
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        return cls(
+            base_url=f"{parts.scheme}://{host}:{port or DEFAULT_PORTS[parts.scheme]}",
+            prefix=unquote(parts.path).strip("/"),
+            token=unquote(parts.password or "") or token,
+            ca=ca,
+        )
+
+    def key(self, name: str) -> str:
+        """Returns the key of that name in this Consul."""
+        return "/".join(part for part in (self.prefix, name.strip("/")) if part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds a lease.
+
+    Attributes:
+        hostname: of the node, which is the name of its pod.
+        advertise_url: where the others reach it.
+    """
+
+    hostname: str
+    advertise_url: str
+
+
+class ConsulClient:
+    """One connection, for one thread."""
+
+    def __init__(self, address: ConsulAddress) -> None:
+        hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CONSUL_HTTP_")}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of parts that are not used here
+                client = consul.Consul(verify=address.ca or True, timeout=REQUEST_S)
+        finally:
+            os.environ.update(hidden)
+        self._http: Any = client.http
+        self._http.base_uri = address.base_url
+        self._http.session.trust_env = False
+        self._headers = {"X-Consul-Token": address.token} if address.token else {}
+        self._url = address.base_url
+
+    def holders(self, prefix: str, index: int, wait_s: float) -> tuple[int, dict[str, Holder]]:
+        """Returns who holds the locked keys below `prefix`, once they moved on from `index` or after `wait_s`.
+
+        Returns:
+            The index to ask with next, 0 where the answer has none; and the holders by key.
+
+        Raises:
+            ConsulDeniedError: the token does not suffice.
+            ConsulError: there is no answer, or Consul has no leader.
+        """
+        params: dict[str, str | int] = {"recurse": ""}
+        if index:
+            params |= {"index": index, "wait": f"{wait_s:.0f}s"}
+        # Consul waits up to a sixteenth longer than it is told to.
+        self._http.timeout = REQUEST_S + (wait_s * 17 / 16 if index else 0.0)
+        try:
+            answer: tuple[int, dict[str, Holder]] = self._http.get(
+                _holders, f"/v1/kv/{prefix}", params=params, headers=self._headers
+            )
+        except consul.ACLPermissionDenied as error:
+            raise ConsulDeniedError(f"Consul at {self._url} denies access: {error}") from error
+        except (consul.ConsulException, requests.RequestException, ValueError, KeyError, TypeError) as error:
+            raise ConsulError(f"Consul at {self._url}: {_reason(error)}") from error
+        return answer
+
+
+def _holders(response: Any) -> tuple[int, dict[str, Holder]]:
+    items = CB.json()(response) if response.code != HTTPStatus.NOT_FOUND else None
+    holders = {
+        item["Key"]: _holder(item)
+        for item in items or []
+        if item.get("Session") and _CANDIDATE_KEY.search(item["Key"]) is None
+    }
+    index = response.headers.get("X-Consul-Index") or "0"
+    return int(index) if index.isdigit() else 0, holders
+
+
+def _holder(item: Mapping[str, Any]) -> Holder:
+    """A value that cannot be read is a lease held by a stranger, not a free one."""
+    try:
+        fields = json.loads(base64.b64decode(item["Value"] or ""))
+        return Holder(hostname=str(fields["hostname"]), advertise_url=str(fields["advertise-url"]))
+    except (ValueError, TypeError, KeyError):
+        return Holder(hostname="", advertise_url="")
+
+
+def _reason(error: Exception) -> str:
+    """Returns one short line: `requests` nests the cause several objects deep."""
+    cause: object = error
+    while isinstance(cause, Exception) and cause.args and isinstance(cause.args[0], Exception):
+        cause = cause.args[0]
+    cause = getattr(cause, "reason", cause)
+    return f"{type(error).__name__}: {str(cause).strip()[:200]}"

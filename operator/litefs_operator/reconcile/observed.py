@@ -1,0 +1,246 @@
+"""What was seen of a LiteFSCluster: the records that decisions are made from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from litefs_operator import names
+from litefs_operator.builders.services import NODE, ROLE
+from litefs_operator.consul import Holder
+from litefs_operator.crd import ClusterSpec
+from litefs_operator.node_client import Probe
+
+Manifest = dict[str, Any]
+
+
+class Storage(StrEnum):
+    """How long a member's data last."""
+
+    DURABLE = "durable"
+    GOES_WITH_POD = "goes with the pod"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """What is kept of a pod.
+
+    Attributes:
+        cluster: name of its LiteFSCluster.
+        ip: "" before it has one.
+        node_name: the machine; "" before it has one.
+        node: its label `litefs.io/node`; "" before the node first answered.
+        role: its label `litefs.io/role`; "" before the node first answered.
+        is_ready: Kubernetes sends it traffic.
+        is_ending: it was told to end.
+        is_over: its containers ended for good.
+        is_job: it belongs to a Job: not counted, and no candidate by default.
+        labels: all of them.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    cluster: str
+    ip: str
+    node_name: str
+    node: str
+    role: str
+    is_ready: bool
+    is_ending: bool
+    is_over: bool
+    is_job: bool
+    storage: Storage
+    labels: Mapping[str, str]
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the nodes that the cluster should have."""
+        return not (self.is_ending or self.is_over or self.is_job)
+
+
+def member_of(pod: Manifest) -> Member:
+    """Returns what is kept of a pod."""
+    metadata, spec, status = pod["metadata"], pod["spec"], pod.get("status") or {}
+    labels: Mapping[str, str] = metadata.get("labels") or {}
+    conditions = status.get("conditions") or []
+    return Member(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        cluster=labels.get(names.CLUSTER, ""),
+        ip=status.get("podIP", ""),
+        node_name=spec.get("nodeName", ""),
+        node=labels.get(NODE, ""),
+        role=labels.get(ROLE, ""),
+        is_ready=any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions),
+        is_ending="deletionTimestamp" in metadata,
+        is_over=status.get("phase") in ("Succeeded", "Failed"),
+        is_job=any(owner.get("kind") == "Job" for owner in metadata.get("ownerReferences") or []),
+        storage=_storage_of(metadata, spec),
+        labels=labels,
+    )
+
+
+def _storage_of(metadata: Manifest, spec: Manifest) -> Storage:
+    name = (metadata.get("annotations") or {}).get(names.DATA_VOLUME, names.DATA_VOLUME_DEFAULT)
+    claimed = {entry["name"] for entry in spec.get("volumes") or [] if "persistentVolumeClaim" in entry}
+    return Storage.DURABLE if name in claimed else Storage.GOES_WITH_POD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptService:
+    """What is kept of a Service.
+
+    Attributes:
+        owner: uid of the LiteFSCluster that it belongs to; "" if to none.
+        spec: selector, ports and what else we set.
+    """
+
+    namespace: str
+    name: str
+    cluster: str
+    owner: str
+    spec: Manifest
+
+
+def service_of(manifest: Manifest) -> KeptService:
+    """Returns what is kept of a Service."""
+    metadata, spec = manifest["metadata"], manifest["spec"]
+    ports = [
+        {key: port.get(key) for key in ("name", "port", "targetPort", "protocol")} for port in spec.get("ports") or []
+    ]
+    kept: Manifest = {"selector": spec.get("selector") or {}, "ports": ports}
+    if spec.get("clusterIP") == "None":
+        kept["clusterIP"] = "None"
+    if spec.get("publishNotReadyAddresses"):
+        kept["publishNotReadyAddresses"] = True
+    return KeptService(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        cluster=(metadata.get("labels") or {}).get(names.CLUSTER, ""),
+        owner=_owner_of(metadata),
+        spec=kept,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptBudget:
+    """What is kept of a PodDisruptionBudget.
+
+    Attributes:
+        owner: uid of the LiteFSCluster that it belongs to; "" if to none.
+        spec: all of it.
+    """
+
+    namespace: str
+    name: str
+    owner: str
+    spec: Manifest
+
+
+def budget_of(manifest: Manifest) -> KeptBudget:
+    """Returns what is kept of a PodDisruptionBudget."""
+    metadata = manifest["metadata"]
+    return KeptBudget(
+        namespace=metadata["namespace"], name=metadata["name"], owner=_owner_of(metadata), spec=manifest["spec"]
+    )
+
+
+def _owner_of(metadata: Manifest) -> str:
+    owners = metadata.get("ownerReferences") or []
+    return next((str(owner["uid"]) for owner in owners if owner.get("kind") == names.KIND), "")
+
+
+class LeaseState(StrEnum):
+    """What is known of a lease."""
+
+    STATIC = "static"
+    """The spec names the primary."""
+    HELD = "held"
+    FREE = "free"
+    UNREACHABLE = "unreachable"
+    """Consul does not answer: the holder keeps it until it runs out, and nobody gets it."""
+    HIDDEN = "hidden"
+    """Consul does not tell the operator: the nodes are asked."""
+    UNKNOWN = "unknown"
+    """Consul was not heard yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseView:
+    """A cluster's lease.
+
+    Attributes:
+        holder: who has it, where it is held.
+        message: what is wrong; "" if nothing.
+    """
+
+    state: LeaseState
+    holder: Holder | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a decision leaves to the next one.
+
+    Attributes:
+        primary_node: label of the last primary; "" if there was none.
+        free_since: since when nobody holds the lease, in monotonic seconds; None while somebody does.
+        member_n: nodes that the disruption budget counts on.
+        fewer_since: since when there are fewer than that, in monotonic seconds; None while there are not.
+    """
+
+    primary_node: str = ""
+    free_since: float | None = None
+    member_n: int = 0
+    fewer_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """All that a decision about a cluster is made from.
+
+    Attributes:
+        cluster: the LiteFSCluster, as the API server has it.
+        spec: of it, parsed.
+        members: its pods, by name, without those that are over.
+        probes: what the nodes said last, by uid of the pod.
+        lease: see there.
+        services: ours, by name.
+        budgets: every PodDisruptionBudget of the namespace.
+        memory: what the last decision left.
+        now: monotonic seconds.
+        timestamp: the same moment, as the API server writes it.
+    """
+
+    cluster: Manifest
+    spec: ClusterSpec
+    members: tuple[Member, ...]
+    probes: Mapping[str, Probe]
+    lease: LeaseView
+    services: Mapping[str, KeptService]
+    budgets: tuple[KeptBudget, ...]
+    memory: Memory = field(default_factory=Memory)
+    now: float
+    timestamp: str
+
+    @property
+    def name(self) -> str:
+        """Name of the LiteFSCluster."""
+        return str(self.cluster["metadata"]["name"])
+
+    @property
+    def uid(self) -> str:
+        """Its uid."""
+        return str(self.cluster["metadata"]["uid"])
+
+    def fresh(self, member: Member) -> Probe | None:
+        """Returns what a node said, if that is not too old to count."""
+        probe = self.probes.get(member.uid)
+        return probe if probe is not None and self.now - probe.at <= FRESH_S else None
+
+
+FRESH_S = 45.0
+"""Twice the longest pause between two probes, and the time that a node has for its answer."""
