@@ -21,6 +21,7 @@
     ├── HandoffRefusedError    the lease stays where it is
     │   └── NotCandidateError  this node can never become primary
     ├── LinkClosedError        the other process is gone; what was asked may or may not have happened
+    ├── LinkSilentError        the other process hangs; it may do later what was asked
     └── PeerError              the other node broke the protocol or went silent; the connection is dropped
         └── PeerRefusedError   it does not want us, or is not ours; asking again soon changes nothing
 
@@ -111,6 +112,10 @@ class NotCandidateError(HandoffRefusedError):
 
 class LinkClosedError(LiteFSError):
     """The other process is gone. What was asked of it may or may not have happened."""
+
+
+class LinkSilentError(LiteFSError):
+    """The other process is there and does not answer. What was asked of it may still happen, when it goes on."""
 
 
 class PeerError(LiteFSError):

@@ -11,6 +11,7 @@ from litefs.storage.data_dir import DataDir
 from litefs.storage.database import CommitGate, StoreSettings
 from litefs.storage.disk import Disk
 from litefs.storage.log_reader import LogReader
+from litefs.storage.must_follow import MustFollow
 from litefs.storage.set_aside import SET_ASIDE_MAX
 from litefs.storage.store import Store
 from tests.support.faulty_disk import QuickDisk
@@ -149,7 +150,42 @@ def test_sets_few_damaged_databases_aside(root: Path) -> None:
         (root / "dbs/c.db/database").write_bytes(b"x" * 512)
         open_store(root, set_aside_damaged=True)
     names = sorted(path.name for path in (root / "dbs-aside").iterdir())
-    assert names == [f"c.db-{number}" for number in range(3, SET_ASIDE_MAX + 3)]
+    # The first, and the newest: what came in between was of a primary, and damaged as well.
+    assert names == ["c.db-1", *(f"c.db-{number}" for number in range(4, SET_ASIDE_MAX + 3))]
+    MustFollow(Disk(), root).clear()
+    (root / "dbs/c.db/log").mkdir(parents=True)
+    (root / "dbs/c.db/database").write_bytes(b"x" * 512)
+    open_store(root, set_aside_damaged=True)
+    assert not (root / "dbs-aside/c.db-1").exists()
+
+
+def test_what_may_be_the_only_copy_is_kept_however_much_is_damaged(root: Path) -> None:
+    names = [f"{letter}.db" for letter in "cdefghi"]
+    for name in names:
+        (root / f"dbs/{name}/log").mkdir(parents=True)
+        (root / f"dbs/{name}/database").write_bytes(b"x" * 512)
+    open_store(root, set_aside_damaged=True)
+    assert len(names) > SET_ASIDE_MAX
+    assert {path.name.rpartition("-")[0] for path in (root / "dbs-aside").iterdir()} == set(names)
+    assert MustFollow(Disk(), root).kept == {path.name for path in (root / "dbs-aside").iterdir()}
+
+
+def test_a_node_that_could_not_note_that_it_must_follow_sets_nothing_aside(root: Path) -> None:
+    """Whatever fails: with a database moved away and no mark, it would become primary without that database."""
+    flip(root / "dbs/a.db/state", 20)
+    with pytest.raises(OSError, match="no room for the mark"):
+        open_store(root, set_aside_damaged=True, disk=WithoutMark())
+    assert (root / "dbs/a.db/state").exists()
+    assert not MustFollow(Disk(), root).is_set
+
+
+class WithoutMark(QuickDisk):
+    """A disk on which a node cannot note that it must follow."""
+
+    def replace_file(self, label: str, path: Path, content: bytes) -> None:
+        if label.startswith("must_follow."):
+            raise OSError("no room for the mark")
+        super().replace_file(label, path, content)
 
 
 def test_a_torn_last_image_ends_the_log_and_is_no_damage(root: Path) -> None:

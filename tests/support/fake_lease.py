@@ -90,6 +90,7 @@ class FakeLease:
         self._is_held = False
         self._until = 0.0
         self._watched: Holder | None = None
+        self._seen_term = ""
         self._lock = threading.RLock()
 
     @property
@@ -111,7 +112,16 @@ class FakeLease:
 
     def holder(self) -> Holder | None:
         self._keeper.ask()
-        return self._keeper.holder
+        return self._see(self._keeper.holder)
+
+    def _see(self, holder: Holder | None) -> Holder | None:
+        self._seen_term = holder.term if holder is not None else self._seen_term
+        return holder
+
+    def was_taken_away(self) -> bool:
+        self._keeper.ask()
+        term = self._seen_term
+        return self._keeper.holder is None and term != self._session and term in self._keeper.sessions
 
     def watch(self, timeout_s: float) -> Holder | None:
         deadline = time.monotonic() + timeout_s
@@ -123,7 +133,7 @@ class FakeLease:
                     self._keeper.changed.wait(min(deadline - time.monotonic(), 0.05))
                     continue
             self._watched = holder
-            return holder
+            return self._see(holder)
 
     def resume(self) -> bool:
         self._keeper.ask()

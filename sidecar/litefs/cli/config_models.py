@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from litefs.cli.units import parse_duration, parse_size
+
+DEMOTE_DELAY_S = 10.0
+"""LiteFS's default."""
 
 _TRUE_WORDS = frozenset({"true", "yes", "on", "y"})
 _FALSE_WORDS = frozenset({"false", "no", "off", "n"})
@@ -45,6 +48,16 @@ def _check_address(value: str) -> str:
     match = _ADDRESS.fullmatch(value)
     if match is None or int(match["port"]) > 65535:
         raise ValueError(f'"{value}" is not an address: write "host:port", or ":port" for every interface')
+    return value
+
+
+def _check_demote_delay(value: float) -> float:
+    """Refuses what would have an effect, if it had any: no command of LiteFS demotes a node."""
+    if value != DEMOTE_DELAY_S:
+        raise ValueError(
+            "nothing demotes a node by command, so there is nothing to wait for: leave the key out "
+            "(after a handoff a node is a candidate again at once; `litefs handoff -leave` makes it one no more)"
+        )
     return value
 
 
@@ -171,7 +184,7 @@ class LeaseSection(Section):
     candidate: Flag = True
     promote: Flag = False
     reconnect_delay: DurationS = Field(default=1.0, ge=0)
-    demote_delay: DurationS = 10.0
+    demote_delay: Annotated[DurationS, AfterValidator(_check_demote_delay)] = DEMOTE_DELAY_S
     databases: list[str] = []
     consul: ConsulSection = ConsulSection()
 

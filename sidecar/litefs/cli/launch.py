@@ -67,7 +67,7 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         data_dir=data_dir,
         mount_dir=mount_dir,
         primary=is_primary,
-        set_aside_damaged=not lease.candidate,
+        set_aside_damaged=not is_primary,
         allow_other=config.fuse.allow_other,
         default_permissions=config.fuse.default_permissions,
         low_latency=config.fuse.low_latency,

@@ -113,7 +113,7 @@ def render(status: Status) -> str:
         ("cluster", status.cluster_id or "unknown"),
         ("role", status.role),
         ("candidate", "yes" if status.candidate else "no"),
-        ("ready", "yes" if status.ready else "no"),
+        ("ready", "yes" if status.ready else f"no: {status.obstacle}" if status.obstacle else "no"),
         ("primary", status.primary_hostname or "unknown"),
         ("lag", "unknown" if status.lag_ms is None else f"{status.lag_ms} ms"),
     ]

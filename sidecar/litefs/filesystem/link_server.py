@@ -119,11 +119,16 @@ class LinkServer:
             self.detach()
             return
         try:
-            self._requests.extend(self._decoder.feed(data))
+            messages = self._decoder.feed(data)
         except FormatError as error:
             _log.error("link: %s", error)
             self.detach()
             return
+        for message in messages:
+            if isinstance(message, m.Ping):
+                self._send(m.Pong())
+            else:
+                self._requests.append(message)
         if self._requests and self._request_arrived is not None:
             waiter, self._request_arrived = self._request_arrived, None
             waiter.complete()

@@ -14,7 +14,7 @@
     GET /debug/vars   LiteFS     role and positions, as Go's expvar
     GET /status       ours       role, positions, lag and followers as JSON
     GET /healthz      ours       200 while the process works
-    GET /readyz       ours       200 once the node is primary or has caught up with one, else 503
+    GET /readyz       ours       200 once the node is primary or has caught up with one, else 503 and the reason
 
 Refusals are `text/plain`, one line. Nearly every answer names the node and the cluster.
 """
@@ -242,9 +242,10 @@ class NodeApi:
 
     async def readyz(self) -> Response:
         """Says whether the databases are those of the primary."""
-        if self._node.status().ready:
+        status = self._node.status()
+        if status.ready:
             return PlainTextResponse("ready\n")
-        return PlainTextResponse("not ready\n", HTTPStatus.SERVICE_UNAVAILABLE)
+        return PlainTextResponse(f"not ready: {status.obstacle}\n", HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def promote(self) -> Response:
         """Makes this node the primary; a primary has nothing to do, and who is no candidate cannot."""

@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from litefs.errors import LinkClosedError
+from litefs.errors import LinkClosedError, LinkSilentError
 from litefs.http.feed import CommitFeed
 from litefs.http.followers import Followers
 from litefs.http.node_view import NodeView
@@ -51,11 +51,11 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def ask(self) -> Counters | None:
-        """Returns what the filesystem process has counted, waiting for it; None if it is gone."""
+        """Returns what the filesystem process has counted, waiting for it; None if it is gone or hangs."""
         try:
             counters = self._node.call(AskCounters())
-        except LinkClosedError:
-            return None  # and this process ends, too
+        except (LinkClosedError, LinkSilentError):
+            return None
         assert isinstance(counters, Counters), counters
         return counters
 

@@ -72,6 +72,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         role: what the node plays now: starting, replica, candidate, acquiring, primary, handing-off, demoting, stopped.
         ready: the node is primary, or has caught up with one since it started.
+        obstacle: why it is not ready, in words; "" if it is.
         lag_ms: age of the newest sign of the primary; null before the first.
         lease_remaining_s: how long commits go on if the lease is not renewed; null with a static lease.
     """
@@ -86,6 +87,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     databases: list[DatabaseStatus]
     followers: list[FollowerStatus]
     lease_remaining_s: float | None = None
+    obstacle: str = ""
 
 
 def status_document(status: NodeStatus, databases: Mapping[str, DatabaseInfo], followers: Iterable[Follower]) -> bytes:
@@ -96,6 +98,7 @@ def status_document(status: NodeStatus, databases: Mapping[str, DatabaseInfo], f
         role=status.role,
         candidate=status.candidate,
         ready=status.ready,
+        obstacle=status.obstacle,
         primary_hostname=status.primary_hostname,
         lag_ms=status.lag_ms,
         databases=[_database_status(database) for _, database in sorted(databases.items())],

@@ -12,6 +12,7 @@ from litefs.errors import (
     HandoffRefusedError,
     LeaseError,
     LinkClosedError,
+    LinkSilentError,
     LockHeldError,
     NotCandidateError,
     NotPrimaryError,
@@ -47,6 +48,7 @@ STATUS_BY_EXCEPTION: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (PositionMismatchError, HTTPStatus.CONFLICT),
     (LockHeldError, HTTPStatus.SERVICE_UNAVAILABLE),
     (LinkClosedError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (LinkSilentError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 
 

@@ -128,6 +128,11 @@ class ConsulClient:
         """Renews a session. Returns False if there is no such session any more."""
         return bool(self._request(self._http.put, _is_found, f"/v1/session/renew/{session}"))
 
+    def has_session(self, session: str) -> bool:
+        """Returns whether a session is alive. Source: GET /v1/session/info."""
+        self._http.timeout = self._timeout_s
+        return bool(self._request(self._http.get, CB.json(), f"/v1/session/info/{session}"))
+
     def destroy_session(self, session: str) -> None:
         """Ends a session: the keys that it has locked are deleted."""
         self._request(self._http.put, CB.bool(), f"/v1/session/destroy/{session}")

@@ -84,6 +84,8 @@ class ConsulLease:
         self._until = 0.0
         self._has_entry = False
         self._watched: tuple[int, Holder | None] = (0, None)
+        self._seen_term = ""
+        """The session that held the key when it was looked at last, by whichever thread, and was held."""
 
     @property
     def ttl_s(self) -> float:
@@ -112,6 +114,17 @@ class ConsulLease:
         """Returns who holds the lease."""
         return self._holder_of(self._asking.get(self._key))
 
+    def was_taken_away(self) -> bool:
+        """Whether the key was deleted under a session that lives.
+
+        A holder that releases the lease leaves the key there, with no value; one that vanishes takes its session with
+        it, and one of LiteFS 0.5 does both at once.
+        """
+        term = self._seen_term
+        if not term or term == self._session or self._asking.get(self._key) is not None:
+            return False
+        return self._asking.has_session(term)
+
     def watch(self, timeout_s: float) -> Holder | None:
         """Returns who holds the lease, waiting in Consul for a change."""
         index, last = self._watched
@@ -136,6 +149,7 @@ class ConsulLease:
             hostname, url = str(fields["hostname"]), str(fields["advertise-url"])
         except (ValueError, TypeError, KeyError):
             hostname = url = ""
+        self._seen_term = entry.session
         return Holder(hostname=hostname, advertise_url=url, term=entry.session)
 
     # ---- getting it ----

@@ -86,6 +86,9 @@ class Lease(Protocol):
     def holder(self) -> Holder | None:
         """Returns who holds the lease; None if nobody does."""
 
+    def was_taken_away(self) -> bool:
+        """Whether the node that held the lease last, as seen here, lost it by no doing of its own and is alive."""
+
     def watch(self, timeout_s: float) -> Holder | None:
         """Returns who holds the lease, as soon as that differs from the last answer, or after about `timeout_s`."""
 

@@ -45,6 +45,10 @@ class StaticLease:
         """Returns the node that is named."""
         return self._holder
 
+    def was_taken_away(self) -> bool:
+        """Nobody can take it away."""
+        return False
+
     def watch(self, timeout_s: float) -> Holder | None:
         """Waits: there will be no other answer."""
         time.sleep(timeout_s)

@@ -9,6 +9,7 @@ listens at the node (`SetListening`), the next one waits a little longer.
     Hello(pid)                              Welcome(databases)
     SetRole, SetPrimary, SetLag             (none)
     SetListening                            (none)
+    Ping                                    Pong, ahead of answers that take longer
     Seen, Applied                           (none)
     AppendImages, AppendSpooledImage        Appended | Rejected
     OpenSnapshot                            SnapshotOpened | Rejected
@@ -83,6 +84,10 @@ class SetListening(msgspec.Struct, frozen=True, tag="set-listening"):
     """Whether somebody at the node waits for news of commits. Nobody does at first."""
 
     is_listening: bool
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Asks for a sign of life."""
 
 
 class Seen(msgspec.Struct, frozen=True, tag="seen"):
@@ -233,6 +238,10 @@ class Committed(msgspec.Struct, frozen=True, tag="committed"):
     database: DatabaseInfo
 
 
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    """The filesystem process takes messages. Says nothing of what it does with them."""
+
+
 class ShmCreated(msgspec.Struct, frozen=True, tag="shm-created"):
     """The `-shm` of this database exists now."""
 
@@ -245,6 +254,7 @@ NodeMessage = (
     | SetPrimary
     | SetLag
     | SetListening
+    | Ping
     | Seen
     | Applied
     | AppendImages
@@ -256,4 +266,4 @@ NodeMessage = (
     | PrepareReplacement
 )
 Answer = Counters | Welcome | Appended | SnapshotOpened | ReplacementReady | Rejected
-FilesystemMessage = Answer | Committed | ShmCreated
+FilesystemMessage = Answer | Committed | ShmCreated | Pong

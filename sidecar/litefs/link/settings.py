@@ -26,7 +26,7 @@ class FilesystemSettings(msgspec.Struct, frozen=True, kw_only=True):
         data_dir: absolute path of the data directory.
         mount_dir: absolute path of the mount point.
         primary: this node is the primary for ever (static lease); otherwise the node process says so.
-        set_aside_damaged: go on without a database that does not add up: for a node that never has the only copy.
+        set_aside_damaged: go on without a database that does not add up: for a node that can follow another one.
         low_latency: keep the machine's processors from sleeping while transactions are written.
         compress: write LTX images as LZ4 frames.
         overlay_memory_bytes: uncommitted pages kept in memory per database before they spill to disk.

@@ -4,13 +4,14 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 
-from litefs.errors import CorruptStateError, LockHeldError
+from litefs.errors import CorruptStateError, LinkSilentError, LockHeldError
 from litefs.lease.lease import Holder
 from litefs.link import messages as m
 from litefs.node.election import freshness
 from litefs.node.following import Following
 from litefs.node.link_client import LinkClient
 from litefs.node.streams import NoStreams, Streams
+from litefs.storage.must_follow import MustFollow
 
 _log = logging.getLogger("litefs.node")
 
@@ -25,8 +26,22 @@ class NodeDuties:
         node_id: int,
         databases: Callable[[], Mapping[str, m.DatabaseInfo]],
         note: Callable[[list[m.DatabaseInfo]], None],
+        is_silent: Callable[[], bool],
+        must_follow: MustFollow,
     ) -> None:
-        """Args: databases: as last heard of; note: takes note of where all databases stand."""
+        """Keeps its arguments.
+
+        Args:
+            link: to the filesystem process.
+            following: what a replica does.
+            node_id: of this node.
+            databases: as last heard of.
+            note: takes note of where all databases stand.
+            is_silent: whether the filesystem process hangs.
+            must_follow: the mark of the data directory.
+        """
+        self._is_silent = is_silent
+        self._must_follow = must_follow
         self._link = link
         self._following = following
         self._node_id = node_id
@@ -39,10 +54,16 @@ class NodeDuties:
         self._link.send(m.SetRole(until))
 
     def close_commits(self) -> None:
-        """Tells the filesystem process, and takes note of the positions at which it stopped."""
+        """Tells the filesystem process, and takes note of the positions at which it stopped.
+
+        Raises:
+            LinkSilentError: it hangs.
+        """
+        if self._is_silent():
+            raise LinkSilentError("the filesystem process does not answer")
         self._link.send(m.SetRole(0.0))
         # Answered behind the change of the role: what it says is final.
-        answer = self._link.call(m.Hello(os.getpid()))
+        answer = self._link.call(m.Hello(os.getpid()), self._is_silent)
         if not isinstance(answer, m.Welcome):
             raise CorruptStateError(f"unexpected answer to Hello: {answer}")
         self._note(answer.databases)
@@ -66,6 +87,17 @@ class NodeDuties:
     def stop_receiving(self) -> None:
         """Ends the stream."""
         self._following.stop_receiving()
+
+    def must_follow(self) -> bool:
+        """Looks at the mark in the data directory, and removes it when a primary's state has replaced what was lost."""
+        if not self._must_follow.is_set:
+            return False
+        state = self._following.state
+        if state is None or not state.is_ready or self._following.catch_up(0.0):
+            return True
+        _log.info("this node has caught up with the primary, and may become primary again")
+        self._must_follow.clear()
+        return False
 
     def catch_up(self, timeout_s: float) -> str:
         """Waits for the appliers."""

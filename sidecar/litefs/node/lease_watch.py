@@ -33,6 +33,7 @@ class RoleCounters:
         expired: leases that were gone when they were to be renewed, or held by a stranger.
         unconfirmed: leases that could not be renewed in time, so that commits stopped.
         other_cluster: times that the lease was found to be another cluster's.
+        silent: leases that were given up because the filesystem process hung.
     """
 
     role_changes: int = 0
@@ -44,6 +45,7 @@ class RoleCounters:
     expired: int = 0
     unconfirmed: int = 0
     other_cluster: int = 0
+    silent: int = 0
 
 
 @dataclass(slots=True)
@@ -152,10 +154,10 @@ class Inbox:
         if asked is not None:
             asked.finish(reason)
 
-    def hinder(self, reason: str) -> None:
-        """Notes that this node must not become primary, for one more reason."""
+    def hinder(self, reason: str, *, is_so: bool = True) -> None:
+        """Notes that there is a reason for this node not to be primary, or that it is gone."""
         with self._changed:
-            self.hindrances |= {reason}
+            self.hindrances = self.hindrances | {reason} if is_so else self.hindrances - {reason}
             self._changed.notify_all()
 
     def stop(self) -> None:

@@ -6,6 +6,7 @@ queue of those that wait is all there is to match them.
 
 import logging
 import queue
+import select
 import socket
 import threading
 from collections import deque
@@ -13,11 +14,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from litefs.errors import FormatError, LinkClosedError
+from litefs.errors import FormatError, LinkClosedError, LinkSilentError
 from litefs.link import messages as m
 from litefs.link.channel import MessageDecoder, encode
 
 RECEIVE_BYTES = 1 << 20
+
+GIVE_UP_CHECK_S = 0.2
 
 Event = m.Committed | m.ShmCreated
 _log = logging.getLogger("litefs.node")
@@ -35,16 +38,25 @@ class LinkClient:
         self._sending = threading.Lock()
         self._waiting: deque[queue.SimpleQueue[m.Answer | None]] = deque()
         self._is_closed = False
+        self._poller = select.poll()
+        self._poller.register(link, select.POLLOUT)
+        self.received_n = 0
+        """How often something came from the other process."""
 
     def start(self) -> None:
         """Begins to read."""
         threading.Thread(target=self._read, name="link", daemon=True).start()
 
-    def call(self, message: msgspec.Struct) -> m.Answer:
+    def call(self, message: msgspec.Struct, gives_up: Callable[[], bool] | None = None) -> m.Answer:
         """Asks and waits for the answer.
+
+        Args:
+            message: the question.
+            gives_up: asked now and then whether to wait no longer; by default it is waited for without a bound.
 
         Raises:
             LinkClosedError: the other process is gone; it may or may not have done it.
+            LinkSilentError: `gives_up` said so.
         """
         answer: queue.SimpleQueue[m.Answer | None] = queue.SimpleQueue()
         data = encode(message)
@@ -53,7 +65,7 @@ class LinkClient:
                 raise LinkClosedError("the filesystem process is gone")
             self._waiting.append(answer)
             self._send(data)
-        result = answer.get()
+        result = answer.get() if gives_up is None else _get(answer, gives_up)
         if result is None:
             raise LinkClosedError("the filesystem process is gone")
         return result
@@ -69,6 +81,22 @@ class LinkClient:
             if self._is_closed:
                 raise LinkClosedError("the filesystem process is gone")
             self._send(data)
+
+    def poke(self) -> None:
+        """Asks for a sign of life, unless there is no room for the question.
+
+        Raises:
+            LinkClosedError: the other process is gone.
+        """
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            if self._is_closed:
+                raise LinkClosedError("the filesystem process is gone")
+            if self._poller.poll(0):
+                self._send(encode(m.Ping()))
+        finally:
+            self._sending.release()
 
     def close(self) -> None:
         """Ends the connection; whoever waits gets `LinkClosedError`."""
@@ -86,6 +114,7 @@ class LinkClient:
     def _read(self) -> None:
         try:
             while data := self._socket.recv(RECEIVE_BYTES):
+                self.received_n += 1
                 self._take(self._decoder.feed(data))
         except OSError:
             pass
@@ -103,5 +132,14 @@ class LinkClient:
         for message in messages:
             if isinstance(message, m.Committed | m.ShmCreated):
                 self._on_event(message)
-            else:
+            elif not isinstance(message, m.Pong):
                 self._waiting.popleft().put(message)
+
+
+def _get(answer: queue.SimpleQueue[m.Answer | None], gives_up: Callable[[], bool]) -> m.Answer | None:
+    while True:
+        try:
+            return answer.get(timeout=GIVE_UP_CHECK_S)
+        except queue.Empty:
+            if gives_up():
+                raise LinkSilentError("the filesystem process does not answer") from None

@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from litefs.errors import CorruptStateError, HandoffRefusedError, LinkClosedError, NotCandidateError, NotPrimaryError
+from litefs.errors import (
+    CorruptStateError,
+    HandoffRefusedError,
+    LinkClosedError,
+    LinkSilentError,
+    NotCandidateError,
+    NotPrimaryError,
+)
 from litefs.lease.lease import Identity, Lease
 from litefs.lease.static_lease import StaticLease
 from litefs.link import messages as m
@@ -27,11 +34,14 @@ from litefs.node.lease_watch import RoleCounters
 from litefs.node.link_client import Event, LinkClient
 from litefs.node.local_replacement import LocalReplacement
 from litefs.node.node_status import NodeStatus
+from litefs.node.pulse import Pulse
 from litefs.node.role_driver import RoleDriver
 from litefs.node.role_duties import Candidacy
 from litefs.node.roles import Role
 from litefs.node.shm_guard import ShmGuard
 from litefs.node.streams import Streams
+from litefs.storage.disk import Disk
+from litefs.storage.must_follow import MustFollow
 
 _log = logging.getLogger("litefs.node")
 
@@ -67,6 +77,7 @@ class Node:
         self._lock = threading.Lock()
         self._link_closed: Callable[[], None] = lambda: None
         self._link = LinkClient(socket.socket(fileno=settings.link_fd), self._take_event, self._take_link_end)
+        self._pulse = Pulse(self._link, self._take_silence)
         self._guard = ShmGuard(settings.mount_dir)
         self._cluster = ClusterId(self._data_dir)
         self._following = Following(settings, self._link, self._guard, self._cluster, self._take_handed)
@@ -103,12 +114,21 @@ class Node:
         for info in welcome.databases:
             if info.is_wal:
                 self._guard.add(info.name)
-        self._duties = NodeDuties(self._link, self._following, self._node_id, self.databases, self._note_positions)
+        self._duties = NodeDuties(
+            self._link,
+            self._following,
+            self._node_id,
+            self.databases,
+            self._note_positions,
+            lambda: self._pulse.is_silent,
+            MustFollow(Disk(), self._data_dir),
+        )
         settings = self._settings
         identity = Identity(node_id=self._node_id, hostname=settings.hostname, advertise_url=settings.advertise_url)
         candidacy = Candidacy(identity=identity, may_lead=self._may_lead, retry_s=settings.reconnect_delay_s)
         self._driver = RoleDriver(self._open_lease(identity), self._duties, self._cluster, candidacy, self._take_role)
         self._driver.start()
+        self._pulse.start()
         if settings.promote:
             threading.Thread(target=self._promote_when_ready, name="promote", daemon=True).start()
 
@@ -139,6 +159,7 @@ class Node:
         """Ends following and lets go of the mount. A lease that was not given up stays for the next process."""
         if self._driver is not None:
             self._driver.abandon()
+        self._pulse.stop()
         self._following.stop()
         self._link.close()
 
@@ -227,6 +248,10 @@ class Node:
         for callback in callbacks:
             callback(role)
 
+    def _take_silence(self, is_silent: bool) -> None:
+        if self._driver is not None:
+            self._driver.note_silence(is_silent)
+
     def _take_handed(self, lease_id: str) -> None:
         if self._driver is not None:
             self._driver.take_handed(lease_id)
@@ -257,17 +282,28 @@ class Node:
             hostname = holder.hostname if holder is not None and follower.is_connected else ""
             if follower.timestamp_ms >= 0:
                 lag_ms = max(0, time.time_ns() // 1_000_000 - follower.timestamp_ms)
+        hindrances = driver.hindrances if driver is not None else []
+        obstacle = self._obstacle(hindrances, hostname) if not is_ready or self._pulse.is_silent else ""
         return NodeStatus(
             node_id=self._node_id,
             cluster_id=self._cluster.text,
             is_primary=is_primary,
             candidate=driver.may_lead if driver is not None else self._may_lead,
             primary_hostname=hostname,
-            ready=is_ready,
+            ready=not obstacle,
+            obstacle=obstacle,
             lag_ms=lag_ms,
             role=role.value,
             lease_remaining_s=driver.remaining_s if driver is not None else 0.0,
         )
+
+    def _obstacle(self, hindrances: list[str], primary: str) -> str:
+        """Says why this node is not ready."""
+        if hindrances:
+            return ", ".join(hindrances)
+        if not primary:
+            return "no primary is known, or it cannot be reached"
+        return f"catching up with {primary}"
 
     def databases(self) -> Mapping[str, m.DatabaseInfo]:
         """Returns every database by name, as last heard of."""
@@ -293,8 +329,10 @@ class Node:
             return  # this process is about to end
 
     def call(self, message: m.OpenSnapshot | m.PrepareReplacement | m.AskCounters) -> m.Answer:
-        """Asks the filesystem process and waits. Raises LinkClosedError if it is gone."""
-        return self._link.call(message)
+        """Asks the filesystem process and waits. Raises LinkClosedError if it is gone, LinkSilentError if it hangs."""
+        if self._pulse.is_silent:
+            raise LinkSilentError("the filesystem process does not answer")
+        return self._link.call(message, lambda: self._pulse.is_silent)
 
     def send(self, message: m.CloseSnapshot | m.KeepLogs) -> None:
         """Tells the filesystem process something that has no answer. Raises LinkClosedError if it is gone."""

@@ -14,6 +14,7 @@ class NodeStatus:
         candidate: this node may become primary.
         primary_hostname: of the current primary, itself included; "" if none is known.
         ready: it is the primary, or has caught up with one since it started.
+        obstacle: why it is not ready, in words; "" if it is.
         role: the value of a `roles.Role`.
         lease_remaining_s: how long commits go on if the lease is not renewed, in seconds; 0 on a replica, infinite with
             a static lease.
@@ -27,6 +28,7 @@ class NodeStatus:
     primary_hostname: str
     ready: bool
     lag_ms: int | None
+    obstacle: str = ""
     role: str = "starting"
     lease_remaining_s: float = 0.0
 

@@ -4,25 +4,28 @@ Strategy: one thread per thing that can block. The *driver* plays the role, the 
 the lease, the *keeper* renews. Watcher and keeper only note what they saw; the driver alone decides, by the table in
 `roles.py`. What a role means for mount and replication is behind `role_duties.Duties`.
 
-Guarantees: commits are allowed only by `_extend`, under a lock that closing them takes too: a renewal that is
-confirmed late never opens them again. The filesystem process refuses by itself what comes after the deadline, also
-if this process stands still.
+Guarantees: commits are allowed by `CommitPermit` only. The filesystem process refuses by itself what comes after the
+deadline, also if this process stands still; and if it is the one that stands still, the lease is freed no sooner.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from math import isfinite
 
 from litefs.errors import (
     HandoffRefusedError,
     LeaseLostError,
     LeaseUnavailableError,
     LinkClosedError,
+    LinkSilentError,
 )
 from litefs.lease.lease import Holder, Lease
 from litefs.node.cluster_id import ClusterId
+from litefs.node.commit_permit import CommitPermit
 from litefs.node.election import SETTLE_S, YIELD_MAX_S, is_fresher_candidate
+from litefs.node.eligibility import DAMAGED, LEAVES, SILENT, Eligibility
 from litefs.node.handing_over import HandingOver
 from litefs.node.lease_watch import AbandonedError, Ask, Inbox, LeaseWatch, RoleCounters
 from litefs.node.role_duties import Candidacy, Duties
@@ -42,9 +45,6 @@ RETRY_S = 0.1
 
 ASKED_CHECK_S = 0.05
 """How often a primary that is to hand over looks whether a candidate follows by now."""
-
-LEAVES = "this node is about to end"
-"""Why a node that was told to leave is no candidate."""
 
 PUBLISH_PER_TTL = 4
 
@@ -70,12 +70,11 @@ class RoleDriver:
         self._on_role = on_role
         self.counters = RoleCounters()
         self._inbox = Inbox()
-        self._watch = LeaseWatch(lease, self._inbox, self.counters, self._extend, candidacy.retry_s)
+        self._permit = CommitPermit(lease, duties)
+        self._watch = LeaseWatch(lease, self._inbox, self.counters, self._permit.extend, candidacy.retry_s)
         self._handing_over = HandingOver(lease, duties, self._inbox, candidacy.identity)
-        self._gate = threading.Lock()
-        self._is_open = self._is_closed = False  # neither, until the first role: see STARTING
         self._has_led = False
-        self._is_cluster_known = False
+        self._eligibility = Eligibility(lease, cluster)
         self._vacant_since: float | None = None
         self._published = -1
         self._said = ""
@@ -161,10 +160,18 @@ class RoleDriver:
         """Is no candidate any more, until the process ends. A primary stays primary until it can be replaced."""
         self._inbox.hinder(LEAVES)
 
+    def note_silence(self, is_silent: bool) -> None:
+        """Takes note of whether the filesystem process hangs. A primary gives its lease up, if it has a bound."""
+        self._inbox.hinder(SILENT, is_so=is_silent)
+
     @property
     def hindrances(self) -> list[str]:
         """Why this node must not become primary though it is configured to, in words."""
         return sorted(self._inbox.hindrances)
+
+    @property
+    def _hindered_by(self) -> str:
+        return ", ".join(self.hindrances)
 
     @property
     def may_lead(self) -> bool:
@@ -192,6 +199,11 @@ class RoleDriver:
                 raise
             except LeaseLostError as error:
                 _log.error("the lease is lost: %s", error)
+                event = Event.LEASE_LOST
+            except LinkSilentError:
+                if self.role is not Role.HANDING_OFF:
+                    self._inbox.pause(max(self._candidacy.retry_s, RETRY_S))
+                    continue
                 event = Event.LEASE_LOST
             except LeaseUnavailableError as error:
                 self._watch.note_unavailable(error)
@@ -221,31 +233,22 @@ class RoleDriver:
             self._said = message
             _log.log(level, "%s", message)
 
-    def _close(self) -> None:
-        with self._gate:
-            self._is_open = False
-        if not self._is_closed:
-            self._duties.close_commits()
-            self._is_closed = True
-
-    def _extend(self) -> None:
-        """Passes a confirmed renewal on, while this node is primary."""
-        with self._gate:
-            if self._is_open:
-                self._duties.open_commits(self._lease.primary_until)
-
     # ---- the roles ----
 
     def _start_out(self) -> Event:
         if self._inbox.is_stopping:
             return Event.STOP
-        if self._candidacy.may_lead and self._lease.resume():
+        self._note_damage()
+        if self._candidacy.may_lead and self._lease.resume() and self.may_lead:
             return Event.RESUMED
+        if self._inbox.hindrances:
+            self._permit.take_back()
+            self._lease.release()
         self._inbox.holder = self._lease.holder()
         return Event.PRIMARY_SEEN if self._inbox.holder is not None else Event.NO_PRIMARY
 
     def _replicate(self) -> Event:
-        self._close()
+        self._permit.take_back()
         self._vacant_since = None
         holder = self._inbox.holder
         identity = self._candidacy.identity
@@ -254,9 +257,10 @@ class RoleDriver:
             self._say(logging.WARNING, "an earlier run of this node holds the lease: waiting until it expires")
         self._duties.follow(None if is_self else holder)
         while True:
+            self._note_damage()
             hindrances = self._inbox.hindrances
             self._update_candidacy()
-            is_settled = self._lease.is_published == self.may_lead
+            is_settled = self._lease.is_published == self.may_lead and DAMAGED not in hindrances
             self._inbox.wait(
                 lambda hindrances=hindrances: (  # type: ignore[misc]
                     self._inbox.holder != holder or self._inbox.hindrances != hindrances
@@ -269,6 +273,11 @@ class RoleDriver:
                 return Event.HANDED
             if self._inbox.holder != holder:
                 return Event.NO_PRIMARY if self._inbox.holder is None else Event.PRIMARY_SEEN
+
+    def _note_damage(self) -> None:
+        must_follow = self._duties.must_follow()
+        if isfinite(self._lease.ttl_s):  # else it is not this node's to say who leads
+            self._inbox.hinder(DAMAGED, is_so=must_follow)
 
     def _leave(self) -> Event:
         """Ends the candidacy of a replica, so that nobody waits for it."""
@@ -288,7 +297,7 @@ class RoleDriver:
             self._published = freshness
 
     def _stand(self) -> Event:
-        self._close()
+        self._permit.take_back()
         self._duties.follow(None)
         if self._vacant_since is None:
             self._vacant_since = time.monotonic()
@@ -296,9 +305,7 @@ class RoleDriver:
             return self._leave()
         if self._inbox.handed:
             return Event.HANDED
-        if not self.may_lead or not self._may_stand():
-            if not self.may_lead:
-                self._update_candidacy()
+        if not self._may_stand():
             self._inbox.wait(lambda: self._inbox.holder is not None, self._candidacy.retry_s)
             return self._seen()
         self._published = -1  # an entry may have gone with its session
@@ -325,25 +332,19 @@ class RoleDriver:
         return Event.NO_PRIMARY if holder is None else Event.PRIMARY_SEEN
 
     def _may_stand(self) -> bool:
-        """Compares the cluster's ids; False if this node must not become primary, for now or at all."""
-        theirs, ours = self._lease.cluster_id(), self._cluster.text
-        self._is_cluster_known = bool(theirs)
-        if theirs and ours and theirs != ours:
-            self.counters.other_cluster += not self._said
-            self._say(logging.ERROR, f"the lease is that of cluster {theirs}, this node belongs to {ours}")
+        """Whether this node may take the lease; if not, for now or at all, the log says why."""
+        if not self.may_lead:
+            self._update_candidacy()
+            if self._inbox.hindrances:
+                self._say(logging.WARNING, f"nobody is primary, and this node must not be: {self._hindered_by}")
             return False
-        if theirs and not ours:
-            self._say(logging.WARNING, f"this node has nothing of cluster {theirs} yet: it waits for a primary")
-            return False
-        if ours and not theirs and not self._has_led:
-            # Who keeps the lease knows nothing of this cluster: it may have been emptied under a primary that still
-            # believes in its last renewal. That one's time is up when a TTL has passed.
-            assert self._vacant_since is not None
-            left_s = self._vacant_since + self._lease.ttl_s - time.monotonic()
-            if left_s > 0.0:
-                self._say(logging.WARNING, f"the lease knows no cluster: waiting {left_s:.0f} s for an older primary")
-                return False
-        return True
+        assert self._vacant_since is not None
+        objection = self._eligibility.objection(self._vacant_since, has_led=self._has_led)
+        if objection is None:
+            return True
+        self.counters.other_cluster += objection.is_other_cluster and not self._said
+        self._say(objection.level, objection.text)
+        return False
 
     def _acquire(self) -> Event:
         if self._inbox.is_stopping:
@@ -364,22 +365,32 @@ class RoleDriver:
 
     def _decline(self, handed: str) -> Event:
         """Frees a lease that was handed to a node that must not have it, for the others to take at once."""
-        self._say(logging.WARNING, f"this node does not become primary: {', '.join(self.hindrances)}")
+        self._say(logging.WARNING, f"this node does not become primary: {self._hindered_by}")
         if handed and self._lease.take_over(handed):
             self._lease.release()
         return Event.REFUSED
 
+    @property
+    def _is_stuck(self) -> bool:
+        return SILENT in self._inbox.hindrances and isfinite(self._lease.ttl_s)
+
     def _lead(self) -> Event:
-        if not self._is_open:
+        if not self._permit.is_given and not self._is_stuck:
             self._take_the_lead()
         while True:
+            if self._is_stuck:
+                _log.error("the lease is given up: %s", SILENT)
+                self.counters.silent += 1
+                return Event.LEASE_LOST
             timeout_s = self._lease.primary_until - time.monotonic()
             if timeout_s <= 0.0:
                 self._say(logging.ERROR, "the lease could not be renewed in time")
                 self.counters.unconfirmed += 1
                 return Event.LEASE_LOST
             if self._inbox.asked is None:
-                self._inbox.wait(lambda: bool(self._inbox.lost) or self._inbox.asked is not None, timeout_s)
+                self._inbox.wait(
+                    lambda: bool(self._inbox.lost) or self._is_stuck or self._inbox.asked is not None, timeout_s
+                )
             if self._inbox.lost:
                 _log.error("the lease is lost: %s", self._inbox.lost)
                 return Event.LEASE_LOST
@@ -391,7 +402,7 @@ class RoleDriver:
     def _has_target(self, asked: Ask) -> bool:
         """Looks for the freshest candidate if no other was named. Ends what cannot be done; waits a moment else."""
         if time.monotonic() >= asked.deadline:
-            self._inbox.finish_asked("")
+            self._inbox.finish_asked("" if asked.node_id is None else "it takes too long")
         elif asked.node_id is None:
             asked.node_id, may_come = self._handing_over.find_successor()
             if asked.node_id is None and not may_come:
@@ -403,7 +414,7 @@ class RoleDriver:
     def _take_the_lead(self) -> None:
         self._inbox.lost = ""
         self._duties.begin_to_lead()
-        if not self._is_cluster_known or not self._cluster.text:
+        if not self._eligibility.is_cluster_known or not self._cluster.text:
             self._cluster.make()
             theirs = self._lease.offer_cluster_id(self._cluster.text)
             if theirs != self._cluster.text:
@@ -412,10 +423,8 @@ class RoleDriver:
                 raise LeaseLostError(
                     f"the lease is that of cluster {theirs}, this node belongs to {self._cluster.text}"
                 )
-            self._is_cluster_known = True
-        with self._gate:
-            self._is_open, self._is_closed = True, False
-            self._duties.open_commits(self._lease.primary_until)
+            self._eligibility.is_cluster_known = True
+        self._permit.give()
         self._has_led = True
         self._vacant_since = None
         self.counters.promotions += 1
@@ -425,7 +434,7 @@ class RoleDriver:
         asked = self._inbox.asked
         is_leaving = self._inbox.is_stopping
         target = asked.node_id if asked is not None else None
-        self._close()
+        self._permit.take_back()
         if is_leaving and target is None:
             target = self._handing_over.await_successor(LEAVE_TIMEOUT_S)
         if target is None:
@@ -457,9 +466,25 @@ class RoleDriver:
         self.counters.handoffs += 1
         return Event.STOP if is_leaving else Event.HANDED_OFF
 
+    def _free(self) -> None:
+        """Frees the lease of a node whose commits cannot be refused, when the last one that it may accept is past."""
+        while self._is_stuck and self._lease.term and not self._inbox.is_stopping:
+            left_s = self._permit.until - time.monotonic()
+            if left_s <= 0.0:
+                self._lease.release()
+                _log.warning("the lease is free: the filesystem process still does not answer")
+                return
+            self._inbox.pause(min(left_s, RETRY_S))
+
     def _step_down(self) -> Event:
-        self._close()
         self._inbox.finish_asked("the lease was lost")
+        try:
+            self._permit.take_back()
+        except LinkSilentError:
+            if self._inbox.is_stopping:
+                return Event.STOP  # the lease runs out by itself
+            self._free()
+            raise
         if self._inbox.is_stopping:
             return self._leave()
         holder = self._lease.holder()

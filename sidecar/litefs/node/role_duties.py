@@ -14,7 +14,11 @@ class Duties(Protocol):
         """Allows commits until then, in monotonic seconds. Cheap; again with each renewal."""
 
     def close_commits(self) -> None:
-        """Refuses commits. When this returns, positions stand still."""
+        """Refuses commits. When this returns, positions stand still.
+
+        Raises:
+            LinkSilentError: whoever has to refuse them hangs: until their deadline they may be accepted yet.
+        """
 
     def begin_to_lead(self) -> None:
         """Lets go of every database, so that applications can write."""
@@ -24,6 +28,9 @@ class Duties(Protocol):
 
     def stop_receiving(self) -> None:
         """Takes nothing from the primary any more."""
+
+    def must_follow(self) -> bool:
+        """Whether this node lost something and has not caught up with a primary since: it must not lead."""
 
     def catch_up(self, timeout_s: float) -> str:
         """Applies what was received. Returns the databases that have not caught up in time; "" if all have."""

@@ -57,7 +57,7 @@ class Store:
         Args:
             progress: told how far the verification is.
             set_aside_damaged: move a database that does not add up out of the way (`set_aside`) and go on
-                without it. For replicas, which get it anew; whoever may have the only copy stops instead.
+                without it, as a node that must follow (`must_follow`). Whoever leads for ever stops instead.
 
         Raises:
             CorruptStateError: a database does not add up. Nothing was deleted.

@@ -209,6 +209,11 @@ def test_refuses_by_name_what_is_not_built(load: Load, text: str, line: int, key
     assert refusal(load, text) == f"litefs.yml:{line}: not supported yet: {key}"
 
 
+def test_refuses_a_delay_that_nothing_would_wait_for(load: Load) -> None:
+    text = refusal(load, "lease:\n  type: static\n  demote-delay: 30s\n")
+    assert text.startswith("litefs.yml:3: lease.demote-delay: nothing demotes a node by command")
+
+
 def test_refuses_every_key_that_is_not_built(load: Load) -> None:
     text = MINIMAL + "proxy: {target: a, addr: b, db: c}\nbackup: {type: file, path: /p}"
     expected = [(2, "proxy.addr"), (2, "proxy.target"), (2, "proxy.db"), (3, "backup.type"), (3, "backup.path")]

@@ -330,6 +330,36 @@ def test_a_stranger_who_holds_the_key_is_noticed_at_the_renewal(world: World) ->
     assert not lease.acquire()
 
 
+def test_a_key_that_is_deleted_was_taken_away_from_a_holder_that_lives(world: World) -> None:
+    holder, other, stranger = world.node("a"), world.node("b"), world.node("c")
+    assert holder.acquire()
+    assert other.holder() is not None
+    world.delete_key()
+    assert other.holder() is None
+    assert other.was_taken_away()
+    assert not holder.was_taken_away()  # it knows that by itself
+    assert not stranger.was_taken_away()  # it never saw anybody hold it
+    holder.renew()
+    assert not other.was_taken_away()
+
+
+def test_a_lease_that_was_released_or_ran_out_was_not_taken_away(expiring_world: World) -> None:
+    holder, other = expiring_world.node("a"), expiring_world.node("b")
+    assert holder.acquire()
+    assert other.holder() is not None
+    holder.release()
+    assert not other.was_taken_away()
+    deadline = time.monotonic() + GIVE_UP_S
+    while not holder.acquire():
+        assert time.monotonic() < deadline
+    assert other.holder() is not None
+    begun = expiring_world.now()
+    while other.holder() is not None:
+        assert expiring_world.now() - begun < GIVE_UP_S
+        expiring_world.pass_time(holder.ttl_s / 10)
+    assert not other.was_taken_away()
+
+
 def test_a_key_that_somebody_deleted_is_locked_again(world: World) -> None:
     lease = world.node("a")
     assert lease.acquire()

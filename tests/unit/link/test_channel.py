@@ -26,6 +26,8 @@ NODE_MESSAGES: list[m.NodeMessage] = [
     m.SetPrimary("node-1"),
     m.SetPrimary(""),
     m.SetLag(-1),
+    m.SetListening(True),
+    m.Ping(),
     m.Seen("ä.db"),
     m.Applied("ä.db", 1 << 63),
     m.AppendImages("a.db", [bytes(range(256)), b"x"]),
@@ -58,6 +60,7 @@ FILESYSTEM_MESSAGES: list[m.FilesystemMessage] = [
     m.Rejected("a.db", "reason", 1, 2),
     m.Committed(INFO),
     m.ShmCreated("a.db"),
+    m.Pong(),
 ]
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from litefs.errors import LinkSilentError
 from litefs.lease.lease import Holder, Identity
 from litefs.node.cluster_id import ClusterId
 from litefs.node.role_driver import RoleDriver
@@ -35,6 +36,8 @@ class FakeNode:
         self.stuck_on = ""
         self.takes_handoffs = True
         self.has_let_go = False
+        self.is_silent = False
+        self.is_damaged = False
         self.roles: list[Role] = []
         self.log: list[str] = []
         self.directory = cluster.directory / name
@@ -66,9 +69,12 @@ class FakeNode:
 
     def open_commits(self, until: float) -> None:
         assert self.has_let_go, "the appliers still hold the databases"
-        self.until = until
+        if not self.is_silent:
+            self.until = until
 
     def close_commits(self) -> None:
+        if self.is_silent:
+            raise LinkSilentError
         self.until = 0.0
         self.log.append("closed")
 
@@ -84,6 +90,10 @@ class FakeNode:
 
     def stop_receiving(self) -> None:
         self.following = None
+
+    def must_follow(self) -> bool:
+        self.is_damaged &= self.following is None
+        return self.is_damaged
 
     def catch_up(self, timeout_s: float) -> str:
         return self.stuck_on

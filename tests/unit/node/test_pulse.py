@@ -1,0 +1,102 @@
+"""Noticing a filesystem process that hangs: over a real socket, whose other end does or does not answer."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from litefs.errors import LinkClosedError, LinkSilentError
+from litefs.link import messages as m
+from litefs.link.channel import MessageDecoder, encode
+from litefs.node import pulse
+from litefs.node.link_client import LinkClient
+from tests.unit.node.fake_duties import eventually
+
+
+class Other:
+    """The other end. It answers pings for as long as it is awake."""
+
+    def __init__(self) -> None:
+        self.ours, self._socket = socket.socketpair()
+        self.is_awake = True
+        self.changes: list[bool] = []
+        self.link = LinkClient(self.ours, lambda _event: None, lambda: None)
+        self.link.start()
+        self.pulse = pulse.Pulse(self.link, self.changes.append)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.pulse.stop()
+        self.link.close()
+        self._thread.join()
+        self.pulse.join()
+        self.ours.close()
+
+    def _serve(self) -> None:
+        decoder = MessageDecoder[m.NodeMessage](m.NodeMessage)
+        with self._socket, contextlib.suppress(OSError):  # the test closed its end
+            while data := self._socket.recv(4096):
+                pings = [message for message in decoder.feed(data) if isinstance(message, m.Ping)]
+                self._socket.sendall(encode(m.Pong()) * len(pings) if self.is_awake else b"")
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[Other]:
+    monkeypatch.setattr(pulse, "BEAT_S", 0.02)
+    made = Other()
+    yield made
+    made.close()
+
+
+def test_who_answers_is_not_silent(other: Other) -> None:
+    other.pulse.start()
+    before = other.link.received_n
+    eventually(lambda: other.link.received_n > before + 2 * pulse.MISSED_MAX)
+    assert (other.pulse.is_silent, other.changes) == (False, [])
+
+
+def test_who_does_not_answer_is_silent_until_it_answers_again(other: Other) -> None:
+    other.is_awake = False
+    other.pulse.start()
+    eventually(lambda: other.pulse.is_silent)
+    other.is_awake = True
+    eventually(lambda: not other.pulse.is_silent)
+    assert other.changes == [True, False]
+
+
+def test_a_question_without_an_answer_is_given_up(other: Other) -> None:
+    other.is_awake = False
+    other.pulse.start()
+    with pytest.raises(LinkSilentError):
+        other.link.call(m.AskCounters(), lambda: other.pulse.is_silent)
+
+
+@pytest.mark.usefixtures("other")
+def test_a_full_socket_counts_as_silence_and_blocks_nobody() -> None:
+    ours, theirs = socket.socketpair()
+    link = LinkClient(ours, lambda _event: None, lambda: None)
+    ours.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(b"x" * 4096)
+    ours.setblocking(True)
+    changes: list[bool] = []
+    full = pulse.Pulse(link, changes.append)
+    full.start()
+    eventually(lambda: full.is_silent)
+    full.stop()
+    full.join()
+    theirs.close()
+    ours.close()
+
+
+def test_a_link_that_is_closed_ends_it(other: Other) -> None:
+    other.pulse.start()
+    other.link.close()
+    eventually(lambda: not other.pulse._thread.is_alive())
+    with pytest.raises(LinkClosedError):
+        other.link.poke()
+    assert other.changes == []
