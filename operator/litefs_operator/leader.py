@@ -78,6 +78,7 @@ class Leader:
         self._seen = Seen(fields=(), at=clock())
         self._acts_until = 0.0
         self._is_ending = False
+        self._acting: asyncio.Future[None] | None = None
         self._asking = asyncio.Lock()
         """Held during a request: a renewal and the release would refuse each other."""
 
@@ -96,7 +97,7 @@ class Leader:
                 await asyncio.sleep(LOOK_S)
                 continue
             _log.info("this replica acts: it holds the Lease %s", self._name)
-            acting = asyncio.ensure_future(lead())
+            acting = self._acting = asyncio.ensure_future(lead())
             try:
                 while self.leads() and not acting.done():
                     await asyncio.wait([acting], timeout=RENEW_S)
@@ -113,6 +114,8 @@ class Leader:
         was_leading = self.leads()
         self._is_ending = True
         self._acts_until = 0.0
+        if self._acting is not None:
+            self._acting.cancel()
         if not was_leading:
             return
         try:

@@ -6,14 +6,17 @@ SIGTERM: not ready, Lease released  →  connections drained (4 s)  →  kopf en
 import asyncio
 import logging
 import signal
+import tempfile
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import kopf
 
 from litefs_operator import names
 from litefs_operator.admission import Admission
+from litefs_operator.certificate_keeper import CertificateKeeper
 from litefs_operator.errors import KubeError, KubeUnavailableError, OperatorError
 from litefs_operator.events import EventRecorder
 from litefs_operator.handlers import Handlers, ReportedElsewhere
@@ -49,7 +52,9 @@ def run_operator(options: Options) -> bool:
     kopf.configure(debug=options.debug, log_format=style)
     logging.getLogger("kopf.objects").addFilter(ReportedElsewhere())
     try:
-        asyncio.run(Operator(options, KubeApi.connect()).run())
+        with tempfile.TemporaryDirectory(prefix="litefs-tls-") as own_dir:
+            certificate_dir = options.webhook.tls_dir or Path(own_dir)
+            asyncio.run(Operator(options, KubeApi.connect(), certificate_dir).run())
     except OperatorError as error:
         _log.error("%s", error)
         return False
@@ -59,8 +64,8 @@ def run_operator(options: Options) -> bool:
 class Operator:
     """One replica."""
 
-    def __init__(self, options: Options, kube: KubeApi) -> None:
-        """Args: kube: the connection that everything but kopf uses."""
+    def __init__(self, options: Options, kube: KubeApi, certificate_dir: Path) -> None:
+        """Args: kube: the connection that everything but kopf uses; certificate_dir: has, or gets, the webhook's."""
         self._options = options
         self._kube = kube
         self._metrics = Metrics()
@@ -68,8 +73,10 @@ class Operator:
         self._events = EventRecorder(kube, COMPONENT, options.pod_name)
         self._status = InjectionStatus(kube, self._events)
         self._leader = Leader(kube, options.pod_namespace, options.lease, options.pod_name)
-        assert options.webhook.tls_dir is not None
-        self._server = WebhookServer(options.webhook.port, options.webhook.tls_dir, self._metrics)
+        self._server = WebhookServer(options.webhook.port, certificate_dir, self._metrics)
+        self._certificates: CertificateKeeper | None = None
+        if options.webhook.tls_dir is None:
+            self._certificates = CertificateKeeper(kube, options.webhook, options.pod_namespace, certificate_dir)
         self._stores: Stores | None = None
         self._reconciler: Reconciler | None = None
         self._is_ending = False
@@ -85,6 +92,8 @@ class Operator:
         health = health_server(self._options.health_port, self._metrics, self._missing)
         async with health, asyncio.TaskGroup() as group:
             parts = [self._events.run(), self._status.run(), self._check_indexes(), self._leader.run(self._lead)]
+            if self._certificates is not None:
+                parts.append(self._certificates.run())
             tasks = [group.create_task(part) for part in parts]
             try:
                 await self._serve()
@@ -97,15 +106,15 @@ class Operator:
         options = self._options
         handlers = Handlers(self._admission(), self._known, self._server, self._changed)
         started, stop, told = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        # By default kopf looks for the name of the user, which an image need not have.
+        identity: Any = options.pod_name
         kopf_task = asyncio.create_task(
             kopf.operator(
                 registry=handlers.registry(with_namespaces=not options.namespaces),
                 standalone=True,
                 clusterwide=not options.namespaces,
                 namespaces=options.namespaces,
-                identity=cast(
-                    "Any", options.pod_name
-                ),  # by default kopf looks for the user's name, which an image need not have
+                identity=identity,
                 ready_flag=started,
                 stop_flag=stop,
             )
