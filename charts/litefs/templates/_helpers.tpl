@@ -17,12 +17,15 @@
 {{- define "litefs.policy" -}}{{ include "litefs.fullname" . }}-sidecar-required{{- end -}}
 {{- define "litefs.test" -}}{{ include "litefs.fullname" . }}-test{{- end -}}
 
-{{/* Where the certificate is, in whatever mode. */}}
+{{/* Where the certificate is. Each mode has its own: Helm deletes its Secret when the mode changes. */}}
 {{- define "litefs.tlsSecret" -}}
-{{- if eq .Values.webhook.certificates.mode "existing" -}}
+{{- $mode := .Values.webhook.certificates.mode -}}
+{{- if eq $mode "existing" -}}
 {{- .Values.webhook.certificates.existing.secretName -}}
-{{- else -}}
+{{- else if eq $mode "helm" -}}
 {{- include "litefs.webhook" . }}-tls
+{{- else -}}
+{{- printf "%s-%s-tls" (include "litefs.webhook" .) (kebabcase $mode) -}}
 {{- end -}}
 {{- end -}}
 

@@ -270,7 +270,7 @@ def test_an_operator_that_makes_its_certificate_may_do_that_too(chart: Chart) ->
     manifests = chart.render(MODES["certificates of the operator"])
     granted = rules_of(of_kind(manifests, "ClusterRole")) - rules_of(of_kind(chart.render({}), "ClusterRole"))
     assert granted == expected_rules("admissionregistration.k8s.io mutatingwebhookconfigurations r-litefs get patch")
-    secrets = "r-litefs-operator-key,r-litefs-webhook-tls"
+    secrets = "r-litefs-operator-key,r-litefs-webhook-operator-tls"
     assert rules_of(of_kind(manifests, "Role", "operator")) == expected_rules(
         OWN + f"- secrets {secrets} get patch update"
     )
