@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from tests.support.scenario import Session
 from tests.support.sql_client import SqlError
 
 TTL_S = 2.0
+NOTICED_S = 5.0
+SLACK_S = 5.0
+"""For a machine that does other things too."""
 
 
 class Pair:
@@ -94,6 +98,28 @@ def test_a_primary_whose_filesystem_process_hangs_gives_the_lease_up(pair: Pair)
     eventually(lambda: a.status()["candidate"] and a.status()["ready"], "it may be primary again")
     eventually(lambda: a.post("/promote") == 200, "it is promoted")
     pair.await_insert(a, 3)
+
+
+def test_a_replica_that_is_stopped_is_noticed_within_seconds(pair: Pair) -> None:
+    a, b = pair.cluster.nodes
+    eventually(lambda: [follower["ready"] for follower in a.status()["followers"]] == [True], "b follows")
+    pids = b.pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    try:
+        eventually(lambda: a.status()["followers"] == [], "the primary notices")
+        assert time.monotonic() - begun <= NOTICED_S + SLACK_S
+        metrics = _get(a, "/metrics")[1]
+        assert "litefs_http_stream_count 0.0" in metrics
+        assert "litefs_follower_silent_count 1.0" in metrics
+        assert "gives no sign of life" in a.log_text()
+        pair.await_insert(a, 2)
+    finally:
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
+    pair.await_same_positions()
+    assert pair.rows(b) == [[1], [2]]
 
 
 def test_a_damaged_candidate_waits_for_a_primary_and_takes_its_state(pair: Pair) -> None:

@@ -158,6 +158,7 @@ class NodeApi:
             names=frozenset(names.split(",")) if names else None,
             has_channels=has_channels,
         )
+        connection = request.scope["extensions"][CONNECTION_EXTENSION]
         stream = ReplicationStream(
             self._node,
             self._feed,
@@ -165,7 +166,8 @@ class NodeApi:
             self._followers,
             follower,
             self._settings,
-            request.scope["extensions"][CONNECTION_EXTENSION]["set_dead_after"],
+            connection["set_dead_after"],
+            connection.get("sign_n", lambda: 0),
         )
         logger.info("replica %s at %s follows with %d databases", follower.node_id, follower.address, len(positions))
         return ProducedResponse(

@@ -59,6 +59,8 @@ class Followers:
         self.connected: list[Follower] = []
         self.frame_counts: Counter[tuple[str, FrameKind]] = Counter()
         """LTX frames sent, by database and kind."""
+        self.silent_n = 0
+        """Connections that were dropped because the follower gave no sign of life any more."""
 
     def check_room(self) -> None:
         """Checks that one more follower can be served.

@@ -153,6 +153,9 @@ class _NodeCollector(Collector):
     def _of_followers(self) -> Iterator[Metric]:
         followers = self._followers
         yield _value("litefs_http_stream_count", "Number of streams currently connected.", len(followers.connected))
+        silent = Metric("litefs_follower_silent_count", "Streams dropped for want of a sign of life.", "counter")
+        silent.add_sample("litefs_follower_silent_count", {}, followers.silent_n)
+        yield silent
         frames = Metric("litefs_http_frame_send_count", "Number of frames sent.", "counter")
         for (name, kind), count in sorted(followers.frame_counts.items()):
             frames.add_sample("litefs_http_frame_send_count", {"db": name, "type": kind}, count)

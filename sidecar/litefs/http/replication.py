@@ -52,8 +52,38 @@ again, and goes on where it stopped. With the heartbeat that finds it out that i
 BEHIND_DEAD_AFTER_S = 30.0
 """The same while it has much to write: a slow disk that is taken for dead would never get through a snapshot."""
 
+SIGNS_MISSED_MAX = 4
+"""Seconds without a sign of life of a follower that gave some: its process hangs, though its kernel acknowledges."""
+
 LOG_READERS_MAX = 32
 """Logs that one stream keeps open, at most four descriptors each. A database beyond that is searched again."""
+
+
+class SignCounter:
+    """Notices that a follower gives no signs of life any more.
+
+    It counts seconds in which it looked in vain, and not the time that passed: whoever stood still himself, and finds
+    that much time has passed, has missed one.
+    """
+
+    def __init__(self, sign_n: Callable[[], int]) -> None:
+        """Args: sign_n: how many there were so far."""
+        self._sign_n = sign_n
+        self._seen_n = 0
+        self._missed_n = 0
+        self._due_at = 0.0
+
+    def find_none(self) -> bool:
+        """Looks, at most once in a second. Returns whether that was in vain `SIGNS_MISSED_MAX` times on end."""
+        now = time.monotonic()
+        if now < self._due_at:
+            return False
+        self._due_at = now + HEARTBEAT_S
+        sign_n = self._sign_n()
+        is_missing = sign_n > 0 and sign_n == self._seen_n
+        self._seen_n = sign_n
+        self._missed_n = self._missed_n + 1 if is_missing else 0
+        return self._missed_n >= SIGNS_MISSED_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +113,7 @@ class ReplicationStream:
         follower: Follower,
         settings: StreamSettings,
         set_dead_after: Callable[[float], None] = lambda _seconds: None,
+        sign_n: Callable[[], int] = lambda: 0,
     ) -> None:
         """Makes the stream; nothing is sent yet.
 
@@ -94,6 +125,7 @@ class ReplicationStream:
             follower: who calls.
             settings: how it is served.
             set_dead_after: has the kernel drop the connection when so many seconds pass without an acknowledgement.
+            sign_n: how many signs of life came from the follower since; always 0 of one that gives none.
         """
         self._node = node
         self._feed = feed
@@ -102,6 +134,7 @@ class ReplicationStream:
         self.follower = follower
         self._settings = settings
         self._set_dead_after = set_dead_after
+        self._signs = SignCounter(sign_n)
         self._is_live = False
         self._logs: dict[str, LogReader] = {}
         self._log_ends: dict[str, Pos] = {}
@@ -166,6 +199,9 @@ class ReplicationStream:
                 await outlet.live(encode_frame(EndFrame()))
                 return
             self._note_live(is_whole)
+            if self._signs.find_none():
+                self._followers.silent_n += 1
+                raise SlowPeerError(f"replica {self.follower.node_id} gives no sign of life for {SIGNS_MISSED_MAX} s")
             if time.monotonic() >= outlet.live_at + HEARTBEAT_S:
                 await outlet.live(_heartbeat(snapshots.since_ms))
             await subscription.wait(max(outlet.live_at + HEARTBEAT_S - time.monotonic(), 0.0))

@@ -7,6 +7,7 @@ what uvicorn does not bound by itself, and this module does:
     a request head without end                           431 and closed after `HEAD_BYTES_MAX`
     connections                                          `CONNECTIONS_MAX`, further ones are reset
     a peer that is gone or reads nothing                 `listener` has the kernel give up
+    empty lines while a response is under way            counted, as signs of life (`node/signs_of_life.py`)
 """
 
 import asyncio
@@ -49,6 +50,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _first_bytes: bytes | None = b""
     """What came so far while it may be the preface of HTTP/2; None once it cannot."""
 
+    _sign_n = 0
+
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Starts the deadline of the first head, or resets a connection too many."""
         super().connection_made(transport)
@@ -65,6 +68,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Feeds the parser, unless the head has become too large."""
         if self.transport.is_closing():
+            return
+        if self._is_answering and not data.strip(b"\r\n"):
+            self._sign_n += 1
             return
         if self._in_head:
             self._head_bytes += len(data)
@@ -90,6 +96,7 @@ class BoundedProtocol(HttpToolsProtocol):
             CONNECTION_EXTENSION: {
                 "abort": self.transport.abort,
                 "set_dead_after": partial(set_dead_after, self.transport),
+                "sign_n": lambda: self._sign_n,
             }
         }
 
@@ -104,6 +111,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """Expects the next head."""
         self._in_head = True
         super().on_message_complete()
+
+    @property
+    def _is_answering(self) -> bool:
+        """A whole request came, and its response is under way."""
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation leaves the None out
+        return self._in_head and cycle is not None and not cycle.response_complete
 
     def _hand_over(self, data: bytes) -> None:
         """Lets HTTP/2 have the connection."""

@@ -33,6 +33,7 @@ from litefs.formats.stream_channels import LIVE_CHANNEL, VERSION, VERSION_HEADER
 from litefs.link import messages as m
 from litefs.node.caller import Caller
 from litefs.node.replicas import Replicas
+from litefs.node.signs_of_life import SignsOfLife
 from litefs.node.stream_client import StreamResponse, post_http1, post_http2
 from litefs.node.stream_intake import StreamIntake
 
@@ -182,7 +183,9 @@ class Follower:
         self._replicas.tell(m.SetPrimary(self._hostname or self._host))
         _log.info("following %s:%d", self._host, self._port)
         if response.headers.get(VERSION_HEADER.lower()) == VERSION:
-            self._take_channels(response)
+            assert self._connection is not None
+            with SignsOfLife(self._connection):
+                self._take_channels(response)
         else:
             self._take_plain(response)
 
