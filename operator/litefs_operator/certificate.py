@@ -58,7 +58,8 @@ def read_bundle(data: Mapping[str, str]) -> Bundle:
     """
     try:
         certificate, key, authorities = (base64.b64decode(data[name]) for name in FIELDS)
-        x509.load_pem_x509_certificates(certificate + authorities)
+        for part in (certificate, authorities):
+            x509.load_pem_x509_certificates(part)
         serialization.load_pem_private_key(key, password=None)
     except KeyError as error:
         raise CertificateError(f"the Secret has no {error}") from error

@@ -92,7 +92,7 @@ class Leader:
         Returns after `release`.
         """
         while not self._is_ending:
-            await self._step()
+            await self.step()
             if not self.leads():
                 await asyncio.sleep(LOOK_S)
                 continue
@@ -101,7 +101,7 @@ class Leader:
             try:
                 while self.leads() and not acting.done():
                     await asyncio.wait([acting], timeout=RENEW_S)
-                    await self._step()
+                    await self.step()
             finally:
                 acting.cancel()
                 await asyncio.wait([acting])
@@ -124,7 +124,8 @@ class Leader:
         except (KubeError, KubeUnavailableError) as error:
             _log.warning("the Lease could not be released, and runs out by itself: %s", error)
 
-    async def _step(self) -> None:
+    async def step(self) -> None:
+        """Renews or takes the Lease, if that is due; what cannot be asked is as it was."""
         try:
             async with self._asking:
                 sent = self._clock()

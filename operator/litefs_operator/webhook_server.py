@@ -39,8 +39,7 @@ class WebhookServer:
 
     def __init__(self, port: int, certificate_dir: Path, metrics: Metrics) -> None:
         """Args: certificate_dir: has, or will have, tls.crt and tls.key."""
-        self.port = port
-        """Where it listens; with 0, the port that was chosen, once `is_serving`."""
+        self._port = port
         self.is_serving = False
         self._is_draining = False
         self._files = CertificateFiles(certificate_dir)
@@ -59,11 +58,10 @@ class WebhookServer:
         runner = web.AppRunner(application, handle_signals=False, access_log=None)
         await runner.setup()
         try:
-            await web.TCPSite(runner, port=self.port, ssl_context=self._files.context).start()
-            self.port = runner.addresses[0][1]
+            await web.TCPSite(runner, port=self._port, ssl_context=self._files.context).start()
             self.is_serving = True
-            _log.info("the webhook is served on port %d", self.port)
-            yield kopf.WebhookClientConfig(url=f"https://localhost:{self.port}")  # kopf writes it nowhere
+            _log.info("the webhook is served on port %d", self._port)
+            yield kopf.WebhookClientConfig(url=f"https://localhost:{self._port}")  # kopf writes it nowhere
             while True:
                 await asyncio.sleep(RELOAD_S)
                 self._files.load()
