@@ -28,12 +28,9 @@ from litefs.errors import LiteFSError, LockHeldError
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, is_wal_mode
 from litefs.node.image import Image, LoggedImages
 from litefs.node.image_batch import ImageBatch
-from litefs.node.journal_applier import JournalApplier
+from litefs.node.journal_applier import LOCK_TIMEOUT_S, JournalApplier
 from litefs.node.mounted_database import MountedDatabase
 from litefs.node.wal_writer import WalWriter
-
-LOCK_TIMEOUT_S = 0.5
-"""How long one attempt waits, new readers being kept out meanwhile in rollback mode."""
 
 RETRY_S = 0.05
 """Pause after an attempt: readers that were kept out go first."""
@@ -331,7 +328,7 @@ class DatabaseApplier:
             self._leave_wal(wal)
         else:
             self._database.open(create=True)
-            self._database.lock_exclusive(LOCK_TIMEOUT_S)
+            self._database.lock_reserved(LOCK_TIMEOUT_S)
         try:
             self._journal.apply(image.pages(), image.header.page_size, image.header.commit)
         finally:

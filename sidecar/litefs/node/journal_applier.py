@@ -1,14 +1,14 @@
 """Applies a transaction to a rollback-mode database the way SQLite commits one.
 
-Strategy: under EXCLUSIVE, the pages that are about to be overwritten or cut off go into a real `-journal`, then the new
-pages into the database file; the unlink of the journal is the commit. Batch by batch, so that a transaction may be
-larger than memory: the journal's record count is "as many as the file holds", as SQLite has it with
-`synchronous=OFF`.
+Strategy: the pages that are about to be overwritten or cut off go into a real `-journal`, while applications go on
+reading; then, under EXCLUSIVE, the new pages into the database file; the unlink of the journal is the commit. Batch by
+batch, so that a transaction may be larger than memory: the journal's record count is "as many as the file holds", as
+SQLite has it with `synchronous=OFF`.
 
 Guarantees:
   A reader never sees half a transaction: if this process dies, its locks vanish and the journal is hot, so the next
   reader, or `roll_back_hot_journal`, restores what was (invariant 11).
-Assumes: the caller holds EXCLUSIVE. Nothing is synced: the log of images is the truth.
+Assumes: the caller holds RESERVED, or more, and unlocks. Nothing is synced: the log of images is the truth.
 
 Source: SQLite 3.40, pager.c (pager_write, pager_playback, hasHotJournal).
 """
@@ -31,6 +31,9 @@ from litefs.formats.journal import (
 from litefs.formats.sqlite_header import is_wal_mode
 from litefs.node.mounted_database import FILE_MODE, RUN_BUFFERS_MAX, RUN_BYTES_MAX, MountedDatabase, Page, write_fully
 
+LOCK_TIMEOUT_S = 0.5
+"""How long one attempt waits for readers to go, new ones being kept out meanwhile."""
+
 
 def _no_hook(_point: str) -> None:
     return
@@ -43,6 +46,7 @@ class JournalApplier:
         """Args: database: stays the caller's; hook: called at named points, so that a test can die there."""
         self._database = database
         self._hook = hook
+        self._is_exclusive = False
 
     def apply(self, pages: Iterable[Page], page_size: int, commit: int) -> None:
         """Commits one transaction.
@@ -54,18 +58,23 @@ class JournalApplier:
 
         Raises:
             FormatError: the database has another page size. Nothing was changed.
+            LockHeldError: applications go on reading. Nothing was changed.
             OSError: the mount refused something; the database is as it was, or its journal is hot.
 
         Crash: before the journal's unlink, the journal is hot and the transaction is rolled back by whoever comes
         next; after it, the transaction stands.
         """
         fd = self._database.open()
+        self._is_exclusive = False
         journal_fd = self._create_journal()
         try:
             self._fill(fd, journal_fd, pages, page_size, commit)
             os.unlink(self._database.journal_path)
         except BaseException:
-            self.roll_back_hot_journal()
+            if self._is_exclusive:
+                self.roll_back_hot_journal()
+            else:
+                os.unlink(self._database.journal_path)  # while RESERVED says that it is not hot
             raise
         finally:
             os.close(journal_fd)
@@ -76,8 +85,14 @@ class JournalApplier:
         try:
             return os.open(self._database.journal_path, flags, FILE_MODE)
         except FileExistsError:
+            self._take_exclusive()
             self.roll_back_hot_journal()
             return os.open(self._database.journal_path, flags, FILE_MODE)
+
+    def _take_exclusive(self) -> None:
+        if not self._is_exclusive:
+            self._database.upgrade(LOCK_TIMEOUT_S)
+            self._is_exclusive = True
 
     def _fill(self, fd: int, journal_fd: int, pages: Iterable[Page], page_size: int, commit: int) -> None:
         """Writes journal and pages, up to the commit."""
@@ -96,6 +111,7 @@ class JournalApplier:
         )
         changes = chain(pages, cut_off)
         enters_wal = False
+        end_pgno = page_n
         while batch := list(islice(changes, batch_max)):
             for pgno, _ in batch:
                 if pgno <= page_n:
@@ -105,11 +121,15 @@ class JournalApplier:
                 offset += sum(map(len, written))
                 written = []
             self._hook("journal-written")
+            self._take_exclusive()
             new = [(pgno, data) for pgno, data in batch if data is not None]
             enters_wal = enters_wal or bool(new and new[0][0] == 1 and is_wal_mode(new[0][1]))
             self._database.write_pages(new, page_size)
+            end_pgno = max(end_pgno, new[-1][0] if new else 0)
             self._hook("pages-written")
-        self._database.truncate(commit * page_size)
+        if end_pgno != commit:
+            self._take_exclusive()
+            self._database.truncate(commit * page_size)
         if enters_wal:
             # Nobody can read now, and the WAL must be there when somebody can: applications may not create it.
             os.close(os.open(self._database.wal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))

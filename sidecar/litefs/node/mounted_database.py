@@ -128,26 +128,47 @@ class MountedDatabase:
         finally:
             locks.unlock(self._fd, locks.PENDING)
 
+    def lock_reserved(self, timeout_s: float) -> None:
+        """Takes RESERVED: nobody else writes, and whoever reads goes on.
+
+        Raises:
+            LockHeldError: a writer was in the way for `timeout_s` seconds.
+        """
+        locks.write(self._fd, locks.RESERVED, timeout_s)
+
     def lock_exclusive(self, timeout_s: float) -> None:
         """Takes PENDING, RESERVED and EXCLUSIVE: nobody else reads or writes until `unlock`.
 
-        Strategy: all bytes at once when nobody is there; otherwise as SQLite's writer: RESERVED, then PENDING to
-        keep new readers out, then wait for those who are in. A SHARED lock of ours is turned into EXCLUSIVE.
+        Strategy: all bytes at once when nobody is there, otherwise as SQLite's writer, step by step. A SHARED lock of
+        ours is turned into EXCLUSIVE.
 
         Raises:
             LockHeldError: an application kept us from it for `timeout_s` seconds. SHARED is kept if it was
                 held before, and nothing else.
         """
+        if locks.try_write(self._fd, locks.DATABASE):
+            return
+        self.lock_reserved(timeout_s)
+        try:
+            self.upgrade(timeout_s)
+        except LockHeldError:
+            locks.unlock(self._fd, locks.RESERVED)
+            raise
+
+    def upgrade(self, timeout_s: float) -> None:
+        """Turns RESERVED into EXCLUSIVE: PENDING keeps new readers out, then those who are in are waited for.
+
+        Raises:
+            LockHeldError: a reader kept us from it for `timeout_s` seconds. RESERVED is kept.
+        """
         fd = self._fd
         if locks.try_write(fd, locks.DATABASE):
             return
         try:
-            locks.write(fd, locks.RESERVED, timeout_s)
             locks.write(fd, locks.PENDING, timeout_s)
             locks.write(fd, locks.SHARED, timeout_s)
         except LockHeldError:
             locks.unlock(fd, locks.PENDING)
-            locks.unlock(fd, locks.RESERVED)
             raise
 
     def downgrade(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from litefs.errors import FormatError
+from litefs.errors import FormatError, LockHeldError
 from litefs.formats.checksum import lock_pgno
 from litefs.formats.journal import RECORD_N_UNKNOWN, JournalReader, JournalWriter
 from litefs.node.journal_applier import JournalApplier
@@ -39,9 +39,9 @@ class Target:
         self.database = MountedDatabase(str(directory), "db")
 
     def apply(self, transaction: Transaction) -> None:
-        """As the node does: under EXCLUSIVE."""
+        """As the node does: under RESERVED."""
         self.database.open(create=True)
-        self.database.lock_exclusive(1.0)
+        self.database.lock_reserved(1.0)
         try:
             JournalApplier(self.database).apply(transaction.pages, transaction.page_size, transaction.commit)
         finally:
@@ -59,7 +59,7 @@ class Target:
         def work() -> None:
             database = MountedDatabase(str(self.path.parent), "db")
             database.open(create=True)
-            database.lock_exclusive(1.0)
+            database.lock_reserved(1.0)
             JournalApplier(database, hook).apply(transaction.pages, transaction.page_size, transaction.commit)
 
         assert in_child(work) == -signal.SIGKILL, f"{point} {nth} was not reached"
@@ -282,6 +282,59 @@ def test_pages_of_another_size_are_refused(target: Target, steps: list[Transacti
         target.apply(steps[LARGE])
     assert target.path.read_bytes() == steps[1].state[:-512]
     assert not target.journal_path.exists()
+
+
+# ---- readers ----
+
+
+def test_applications_read_while_the_journal_is_written(target: Target, steps: list[Transaction]) -> None:
+    target.path.write_bytes(steps[1].state)
+
+    def work() -> None:
+        assert sqlite3.connect(target.path, timeout=0).execute("SELECT count(*) FROM t").fetchone() == (5,)
+
+    exit_codes: list[int] = []
+
+    def hook(point: str) -> None:
+        if point == "journal-written" and not exit_codes:
+            exit_codes.append(in_child(work))
+
+    target.database.open()
+    target.database.lock_reserved(1.0)
+    JournalApplier(target.database, hook).apply(steps[2].pages, steps[2].page_size, steps[2].commit)
+    target.database.unlock()
+    assert exit_codes == [0]
+    assert target.read_by_sqlite() == steps[2].state
+
+
+def test_a_reader_that_stays_leaves_everything_as_it_was(target: Target, steps: list[Transaction]) -> None:
+    target.path.write_bytes(steps[1].state)
+    reader = MountedDatabase(str(target.path.parent), "db")
+    reader.open()
+    reader.lock_shared(1.0)
+    with pytest.raises(LockHeldError, match="SHARED"):
+        target.apply(steps[2])
+    assert not target.journal_path.exists()
+    assert target.path.read_bytes() == steps[1].state
+    reader.close()
+    target.apply(steps[2])
+    assert target.read_by_sqlite() == steps[2].state
+
+
+def test_a_hot_journal_is_not_played_back_under_a_reader(target: Target, steps: list[Transaction]) -> None:
+    target.path.write_bytes(steps[1].state)
+    target.die_at(steps[2], "pages-written")
+    reader = MountedDatabase(str(target.path.parent), "db")
+    reader.open()
+    reader.lock_shared(1.0)
+    half = target.path.read_bytes()
+    with pytest.raises(LockHeldError):
+        target.apply(steps[2])
+    assert target.path.read_bytes() == half
+    assert target.journal_path.exists()
+    reader.close()
+    target.apply(steps[2])
+    assert target.read_by_sqlite() == steps[2].state
 
 
 # ---- what else a transaction may do ----
