@@ -55,16 +55,18 @@ class Blog:
         """
         stateful_set = workloads.stateful_set(self.image, replicas=replicas, run_down_s=run_down_s)
         self.kubectl.apply(workloads.cluster(**spec), workloads.script(), stateful_set)
-        return self.wait_running(f"{replicas}/{replicas}")
+        return self.wait_running(replicas)
 
-    def wait_running(self, nodes: str = "3/3") -> float:
-        """Waits until the operator says that all is well, and returns for how many seconds."""
+    def wait_running(self, node_n: int = 3) -> float:
+        """Waits until the operator says that all is well and the applications run; returns for how many seconds."""
+        nodes = f"{node_n}/{node_n}"
 
         def is_running() -> bool:
             status = self.status()
             return self.condition("Ready") == "True" and status.get("nodeCount") == nodes
 
-        return wait_until(f"{CLUSTER} Ready with {nodes}", is_running, timeout_s=READY_TIMEOUT_S)
+        waited_s = wait_until(f"{CLUSTER} Ready with {nodes}", is_running, timeout_s=READY_TIMEOUT_S)
+        return waited_s + self.kubectl.wait_ready(*PODS[:node_n])
 
     def status(self) -> dict[str, Any]:
         """Returns the status of the LiteFSCluster."""

@@ -7,7 +7,7 @@ Variables:
 """
 
 import os
-import re
+import secrets
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -24,6 +24,8 @@ from e2e.target import Target
 from e2e.tools import find_helm, find_tools
 
 _LINES = pytest.StashKey[list[str]]()
+_TOLD = pytest.StashKey[list[Kubectl]]()
+"""Namespaces whose state is told when a test fails."""
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +54,12 @@ def target(figures: Figures) -> Iterator[Target]:
 @pytest.fixture(scope="module")
 def kubectl(target: Target, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """A namespace of this module alone; gone when its tests are done."""
-    name = "e2e-" + re.sub(r"[^a-z0-9]+", "-", request.path.stem.removeprefix("test_"))
+    # Of this run alone: Consul remembers clusters by the names of their namespaces.
+    name = f"e2e-{request.path.stem.removeprefix('test_').replace('_', '-')}-{secrets.token_hex(2)}"
     kubectl = Kubectl(target.kubectl, target.kubeconfig, name)
     kubectl("create", "namespace", name)
+    told = request.config.stash.setdefault(_TOLD, [])
+    told.append(kubectl)
 
     def has_account() -> bool:
         return "default" in kubectl("get", "serviceaccounts", "-o", "name")
@@ -63,13 +68,15 @@ def kubectl(target: Target, request: pytest.FixtureRequest) -> Iterator[Kubectl]
         wait_until("the account of pods", has_account, timeout_s=GONE_TIMEOUT_S)
         yield kubectl
     finally:
+        told.remove(kubectl)
         kubectl("delete", "namespace", name, f"--timeout={GONE_TIMEOUT_S:.0f}s", timeout_s=GONE_TIMEOUT_S + 10)
 
 
 @pytest.fixture(scope="session")
-def idle_installation(target: Target) -> Iterator[Installation]:
+def idle_installation(target: Target, pytestconfig: pytest.Config) -> Iterator[Installation]:
     """LiteFS by Helm, whether it is installed or not."""
     kubectl = Kubectl(target.kubectl, target.kubeconfig, NAMESPACE)
+    pytestconfig.stash.setdefault(_TOLD, []).append(kubectl)
     images_by_key = {
         "": target.operator_image,
         "sidecar": target.sidecar_image,
@@ -111,10 +118,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Adds what the cluster says to the report of a failure, before anything is taken down."""
     report = yield
-    fixtures = getattr(item, "funcargs", {})
-    installation = fixtures.get("idle_installation")
-    sources = [fixtures.get("kubectl"), installation.kubectl if isinstance(installation, Installation) else None]
-    for kubectl in sources:
-        if report.failed and isinstance(kubectl, Kubectl):
-            report.sections.append((f"cluster, namespace {kubectl.namespace}", kubectl.describe_everything()))
+    for kubectl in item.config.stash.get(_TOLD, []) if report.failed else []:
+        report.sections.append((f"cluster, namespace {kubectl.namespace}", kubectl.describe_everything()))
     return report

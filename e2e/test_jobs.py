@@ -39,7 +39,7 @@ def test_a_job_reads_the_database_and_completes(blog: Blog) -> None:
 
 
 def test_its_pod_is_no_node_of_the_cluster(blog: Blog) -> None:
-    blog.wait_running("1/1")
+    blog.wait_running(1)
     assert [node["pod"] for node in blog.status()["nodes"]] == [PODS[0]]
     assert blog.primary() == PODS[0]
 

@@ -77,7 +77,7 @@ def test_no_pod_is_stuck_and_a_new_installation_has_the_data(blog: Blog, install
         blog.kubectl(*gone, timeout_s=GONE_TIMEOUT_S + 10)
     installation.install()
     blog.kubectl("scale", "statefulset", CLUSTER, "--replicas=2")
-    blog.wait_running("2/2")
+    blog.wait_running(2)
     for pod in PODS[:2]:
         assert blog.sql(pod, "select count(*) from t where text = 'before the uninstall'") == "1"
     blog.send("after the installation")
