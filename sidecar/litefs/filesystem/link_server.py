@@ -27,11 +27,14 @@ from litefs.storage.followed import append_image, append_spooled
 from litefs.storage.incoming import discard_incoming
 from litefs.storage.state import DatabaseState
 
-RECEIVE_BYTES = 1 << 20
+RECEIVE_BYTES = 1 << 16
 TXID_MAX = (1 << 64) - 1
 UNHEARD_PAUSE_S = 0.01
 """Between two `Committed` of a primary's database while nobody listens: a process that is woken by each commit takes
 a processor from the application that writes. A replica's node process has to know its positions itself."""
+
+APPLIED_PAUSE_S = 0.001
+"""Before a replica's node process is told what it has applied itself: it is letting readers in just then."""
 _log = logging.getLogger("litefs.filesystem")
 
 
@@ -81,9 +84,20 @@ class LinkServer:
 
     def committed(self, database: Database) -> None:
         """Tells the node process, unless it has yet to take note of what it was told last."""
-        if self._socket is not None and self._operations.node_pid and database.name not in self._told:
-            self._told[database.name] = (database.txid, database.checksum)
+        if self._socket is None or not self._operations.node_pid or database.name in self._told:
+            return
+        self._told[database.name] = (database.txid, database.checksum)
+        if self._store.gate.is_open:
             self._send(m.Committed(_info(database)))
+        else:
+            self._loop.call_later(APPLIED_PAUSE_S, lambda: self._tell(database.name))
+
+    def _tell(self, name: str) -> None:
+        served = self._store.databases.get(name)
+        if served is None or self._told.pop(name, None) is None:
+            return
+        self._told[name] = (served.database.txid, served.database.checksum)
+        self._send(m.Committed(_info(served.database)))
 
     async def serve(self) -> None:
         """Answers requests for ever."""

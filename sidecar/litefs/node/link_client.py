@@ -18,7 +18,7 @@ from litefs.errors import FormatError, LinkClosedError, LinkSilentError
 from litefs.link import messages as m
 from litefs.link.channel import MessageDecoder, encode
 
-RECEIVE_BYTES = 1 << 20
+RECEIVE_BYTES = 1 << 16
 
 GIVE_UP_CHECK_S = 0.2
 
