@@ -50,6 +50,12 @@ class FakeKeeper:
     cluster_id: str = ""
     changed: threading.Condition = field(default_factory=threading.Condition)
 
+    def close(self) -> None:
+        """Answers nothing any more, questions that are open included."""
+        with self.changed:
+            self.is_reachable = False
+            self.changed.notify_all()
+
     def ask(self) -> None:
         """Lets a request through, after what time has done."""
         if not self.is_reachable:

@@ -4,10 +4,12 @@ import time
 
 from litefs.lease.lease import Identity, Lease
 from litefs.node.election import successor
-from litefs.node.lease_watch import Inbox
+from litefs.node.lease_watch import Ask, Inbox
 from litefs.node.role_duties import Duties
 
 SUCCESSOR_CHECK_S = 0.01
+ASKED_CHECK_S = 0.05
+"""How often a primary that is to hand over looks whether a candidate follows by now."""
 
 
 class HandingOver:
@@ -19,6 +21,22 @@ class HandingOver:
         self._duties = duties
         self._inbox = inbox
         self._identity = identity
+
+    def has_target(self, asked: Ask) -> bool:
+        """Looks for the freshest candidate if no other was named. Ends what cannot be done; waits a moment else.
+
+        Raises:
+            LeaseUnavailableError: the candidates cannot be asked for.
+        """
+        if time.monotonic() >= asked.deadline:
+            self._inbox.finish_asked("" if asked.node_id is None else "it takes too long")
+        elif asked.node_id is None:
+            asked.node_id, may_come = self.find_successor()
+            if asked.node_id is None and not may_come:
+                self._inbox.finish_asked("")
+            elif asked.node_id is None:
+                self._inbox.wait(lambda: bool(self._inbox.lost), ASKED_CHECK_S)
+        return self._inbox.asked is asked and asked.node_id is not None
 
     def find_successor(self) -> tuple[int | None, bool]:
         """Returns the candidate that has most of those who follow, and whether there are candidates at all.

@@ -192,11 +192,21 @@ class LeaseWatch:
         self._retry_s = max(retry_s, 0.1)
         self._is_unavailable = False
         self._renewing = threading.Lock()
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for name, target in (("lease-watcher", self._watch), ("lease-keeper", self._keep))
+        ]
 
     def start(self) -> None:
         """Starts both threads; they end with the inbox."""
-        for name, target in (("lease-watcher", self._watch), ("lease-keeper", self._keep)):
-            threading.Thread(target=target, name=name, daemon=True).start()
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Waits until both have ended, after the inbox. A question that is open may last for `WATCH_S`."""
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
 
     def note_unavailable(self, error: LeaseUnavailableError) -> None:
         """Counts a failure, and logs the first of an outage."""

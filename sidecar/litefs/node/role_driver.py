@@ -27,7 +27,7 @@ from litefs.node.commit_permit import CommitPermit
 from litefs.node.election import SETTLE_S, YIELD_MAX_S, is_fresher_candidate
 from litefs.node.eligibility import DAMAGED, LEAVES, SILENT, Eligibility
 from litefs.node.handing_over import HandingOver
-from litefs.node.lease_watch import AbandonedError, Ask, Inbox, LeaseWatch, RoleCounters
+from litefs.node.lease_watch import AbandonedError, Inbox, LeaseWatch, RoleCounters
 from litefs.node.role_duties import Candidacy, Duties
 from litefs.node.roles import Event, Role, next_role
 
@@ -42,9 +42,6 @@ LEAVE_TIMEOUT_S = 2.0
 
 RETRY_S = 0.1
 """Between attempts at a lease that is free and cannot be had yet."""
-
-ASKED_CHECK_S = 0.05
-"""How often a primary that is to hand over looks whether a candidate follows by now."""
 
 PUBLISH_PER_TTL = 4
 
@@ -105,6 +102,12 @@ class RoleDriver:
     def abandon(self) -> None:
         """Ends without letting go of the lease: the next process of this node takes it up."""
         self._inbox.abandon()
+
+    def join(self) -> None:
+        """Waits until its threads have ended, after `abandon`. A question that is open may last for some seconds."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._watch.join()
 
     @property
     def holder(self) -> Holder | None:
@@ -396,20 +399,8 @@ class RoleDriver:
                 return Event.LEASE_LOST
             if self._inbox.is_stopping:
                 return Event.STOP
-            if self._inbox.asked is not None and self._has_target(self._inbox.asked):
+            if self._inbox.asked is not None and self._handing_over.has_target(self._inbox.asked):
                 return Event.HANDOFF_ASKED
-
-    def _has_target(self, asked: Ask) -> bool:
-        """Looks for the freshest candidate if no other was named. Ends what cannot be done; waits a moment else."""
-        if time.monotonic() >= asked.deadline:
-            self._inbox.finish_asked("" if asked.node_id is None else "it takes too long")
-        elif asked.node_id is None:
-            asked.node_id, may_come = self._handing_over.find_successor()
-            if asked.node_id is None and not may_come:
-                self._inbox.finish_asked("")
-            elif asked.node_id is None:
-                self._inbox.wait(lambda: bool(self._inbox.lost), ASKED_CHECK_S)
-        return self._inbox.asked is asked and asked.node_id is not None
 
     def _take_the_lead(self) -> None:
         self._inbox.lost = ""

@@ -42,6 +42,8 @@ class FakeNode:
         self.log: list[str] = []
         self.directory = cluster.directory / name
         self.directory.mkdir()
+        self.drivers: list[RoleDriver] = []
+        """Of all its processes."""
         self.driver = self.boot()
 
     def boot(self) -> RoleDriver:
@@ -53,6 +55,7 @@ class FakeNode:
             Candidacy(identity=self.identity, may_lead=self.may_lead, retry_s=0.01),
             self.roles.append,
         )
+        self.drivers.append(self.driver)
         return self.driver
 
     def start(self) -> "FakeNode":
@@ -151,9 +154,13 @@ class FakeCluster:
         return accepting[0] if accepting else None
 
     def close(self) -> None:
-        """Ends all threads."""
-        for node in self.nodes:
-            node.driver.abandon()
+        """Ends all threads: one that logs something later would do that to whatever test runs then."""
+        drivers = [driver for node in self.nodes for driver in node.drivers]
+        for driver in drivers:
+            driver.abandon()
+        self.keeper.close()
+        for driver in drivers:
+            driver.join()
 
 
 def eventually(condition: object, *, timeout_s: float = GIVE_UP_S) -> None:
