@@ -45,6 +45,9 @@ LEAVE_WAL_TIMEOUT_S = 10.0
 REFUSALS_MAX = 3
 """Attempts at an image that the mount refuses. A full disk is not counted: it is waited for."""
 
+STOPPED_CHECK_S = 0.1
+"""How often whoever waits for a replacement looks whether the applier was stopped before it."""
+
 MEMORY_BYTES = 8 << 20
 """Pages of one database that wait in memory; what is beyond is read from the log when its turn comes."""
 
@@ -138,14 +141,22 @@ class DatabaseApplier:
             txid: of that state.
 
         Raises:
+            LiteFSError: the applier was stopped.
             whatever `work` raises.
         """
         done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._interrupt.set()
         self._queue.put(_Replacement(work, txid, done))
-        error = done.get()
-        if error is not None:
-            raise error
+        while True:
+            try:
+                error = done.get(timeout=STOPPED_CHECK_S)
+            except queue.Empty:
+                if self._thread.is_alive():
+                    continue
+                raise LiteFSError(f"{self._database.name}: not replaced: its applier was stopped") from None
+            if error is not None:
+                raise error
+            return
 
     def stop(self) -> None:
         """Ends the thread behind what is being applied, and lets go of all locks."""

@@ -100,8 +100,10 @@ class Follower:
         self._intakes: dict[int, StreamIntake] = {}
         self._complaint = ""
         self._has_progressed = False
+        self._is_ready_said = False
         self._lag_said = 0.0
         self.state = FollowerState()
+        replicas.on_taken_over = self._taken_over
 
     def start(self) -> None:
         """Begins to follow, on a thread."""
@@ -162,6 +164,7 @@ class Follower:
         for intake in self._intakes.values():
             intake.abort()
         self._intakes.clear()
+        self._is_ready_said = False
         self._close()
         if self.state.is_connected:
             self.state.is_connected = False
@@ -248,8 +251,8 @@ class Follower:
             case HeartbeatFrame():
                 self._heard(event.timestamp_ms)
             case ReadyFrame():
-                self._has_progressed = True
-                self.state.is_ready = True
+                self._has_progressed = self._is_ready_said = True
+                self._note_ready()
             case DropDbFrame():
                 _log.info("%s: the primary does not have it; kept", event.name)
             case HandoffFrame():
@@ -259,6 +262,15 @@ class Follower:
             case _:
                 pass  # HWM: backups are not built yet
         return self._stopping.is_set()
+
+    def _note_ready(self) -> None:
+        """The primary has sent all that there was; what came may yet be on its way to its place."""
+        if self._is_ready_said and not self._replicas.is_taking_over:
+            self.state.is_ready = True
+
+    def _taken_over(self) -> None:
+        self._has_progressed = True
+        self._note_ready()
 
     def _take_image(self, timestamp_ms: int) -> None:
         self._has_progressed = True

@@ -39,12 +39,12 @@ class ImageReceiver:
         spool_path: where the image lies, if it is large.
     """
 
-    def __init__(self, name: str, data_dir: Path, position: Pos) -> None:
+    def __init__(self, name: str, data_dir: Path, position: Pos, disk: Disk | None = None) -> None:
         """Args: name: of the database, checked; position: where the log of the database ends here."""
         self._name = name
         self._data_dir = data_dir
         self._position = position
-        self._disk = Disk()
+        self._disk = disk or Disk()
         self._decoder = LtxDecoder()
         self._memory = bytearray()
         self._pages: list[Page] = []
@@ -100,14 +100,24 @@ class ImageReceiver:
                 raise FormatError("bytes behind the end of an image")
         self.size += len(view)
 
-    def finish(self) -> None:
-        """Says that all bytes are there.
+    def end(self) -> None:
+        """Says that all bytes are there. What is no snapshot is finished then.
 
         Raises:
             FormatError: the image is incomplete.
         """
         if not self._decoder.done:
             raise FormatError("image is cut short")
+        if not self.is_replacement:
+            self.finish()
+
+    def finish(self) -> None:
+        """Makes a snapshot durable, which may take long: on any thread, when nothing else is done with it.
+
+        Raises:
+            FormatError: pages are missing.
+            OSError: the disk is full or failed.
+        """
         if self._incoming is not None:
             self.checksum = self._incoming.finish()
             if self.checksum != self.post_apply and self.header.commit:

@@ -5,7 +5,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -14,9 +13,9 @@ from litefs.errors import CorruptStateError, LinkClosedError, PositionMismatchEr
 from litefs.formats.position import ZERO_POS, Checksum, Pos, Txid
 from litefs.link import messages as m
 from litefs.node.applier import DatabaseApplier
-from litefs.node.image import Image
 from litefs.node.link_client import LinkClient
 from litefs.node.shm_guard import ShmGuard
+from litefs.node.takeover import TAKEOVERS_MAX, ArrivedImage, Takeover
 from litefs.storage.log_reader import LogGapError, LogReader
 
 SETTLE_CHECK_S = 0.001
@@ -25,23 +24,12 @@ SETTLE_CHECK_S = 0.001
 _log = logging.getLogger("litefs.node")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrivedImage:
-    """An image that came from the primary and was verified.
+class Replicas:
+    """What a following node does to its databases. Used by the follower's thread, but for `tell`.
 
     Attributes:
-        encoded: its bytes.
-        image: its pages; None to have them read from the log.
-        to: the position after it.
+        on_taken_over: called on another thread when a snapshot is in place.
     """
-
-    encoded: bytes
-    image: Image | None
-    to: Pos
-
-
-class Replicas:
-    """What a following node does to its databases. Used by the follower's thread, but for `tell`."""
 
     def __init__(
         self, link: LinkClient, mount_dir: str, data_dir: Path, guard: ShmGuard, on_failed: Callable[[], None]
@@ -55,6 +43,9 @@ class Replicas:
         self._appliers: dict[str, DatabaseApplier] = {}
         self._positions: dict[str, Pos] = {}
         self._failed: set[str] = set()
+        self._takeovers: dict[str, Takeover] = {}
+        self._slots = threading.Semaphore(TAKEOVERS_MAX)
+        self.on_taken_over: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._is_stopped = False
 
@@ -86,9 +77,10 @@ class Replicas:
             applier.stop()
 
     def join(self, timeout_s: float) -> bool:
-        """Waits for the end of all appliers after `stop`. Returns whether every database is free."""
+        """Waits for the end of all appliers and takeovers after `stop`. Returns whether every database is free."""
         deadline = time.monotonic() + timeout_s
-        return all(applier.join(max(deadline - time.monotonic(), 0.0)) for applier in self._appliers.values())
+        under_way: list[DatabaseApplier | Takeover] = [*self._appliers.values(), *self._takeovers.values()]
+        return all(each.join(max(deadline - time.monotonic(), 0.0)) for each in under_way)
 
     def settle(self, timeout_s: float) -> str:
         """Waits until readers see all that is in the logs.
@@ -98,24 +90,36 @@ class Replicas:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            behind = [name for name, applier in list(self._appliers.items()) if not applier.is_settled]
+            behind = list(self._takeovers)
+            behind += [name for name, applier in list(self._appliers.items()) if not applier.is_settled]
             if not behind or time.monotonic() >= deadline or self._is_stopped:
-                return ", ".join(sorted(behind))
+                return ", ".join(sorted(set(behind)))
             time.sleep(SETTLE_CHECK_S)
 
     def positions(self) -> dict[str, Pos]:
-        """Returns where each database stands in the log, for the primary to continue."""
+        """Returns where each database stands in the log, for the primary to continue. Waits for the takeovers."""
+        for takeover in list(self._takeovers.values()):
+            takeover.join()
         with self._lock:
             failed = set(self._failed)
         return {name: pos for name, pos in self._positions.items() if pos.txid and name not in failed}
 
     def position(self, name: str) -> Pos:
         """Returns where the log of a database ends: nothing but its next image, or a snapshot, can follow."""
+        takeover = self._takeovers.get(name)
+        if takeover is not None and takeover.error is None:
+            return takeover.to
         return self._positions.get(name, ZERO_POS)
 
+    @property
+    def is_taking_over(self) -> bool:
+        """A snapshot that has come is not in place yet."""
+        return bool(self._takeovers)
+
     def waiting_since_ms(self) -> int | None:
-        """Returns the time stamp of the oldest image that waits for an application; None if none does."""
-        waiting = [since for applier in self._appliers.values() if (since := applier.waiting_since_ms) is not None]
+        """Returns the time stamp of the oldest image that waits, for an application or the disk; None if none does."""
+        waiting = [takeover.since_ms for takeover in list(self._takeovers.values())]
+        waiting += [since for applier in self._appliers.values() if (since := applier.waiting_since_ms) is not None]
         return min(waiting, default=None)
 
     def tell(self, message: msgspec.Struct) -> None:
@@ -135,6 +139,11 @@ class Replicas:
             PositionMismatchError: one does not follow what is in the log. Those before it are in there.
             LinkClosedError: the filesystem process is gone.
         """
+        takeover = self._takeovers.get(name)
+        if takeover is None or not takeover.keep(arrived):
+            self._append(name, arrived)
+
+    def _append(self, name: str, arrived: Sequence[ArrivedImage]) -> None:
         answer = self._link.call(m.AppendImages(name, [each.encoded for each in arrived]))
         if not isinstance(answer, m.Appended):
             raise PositionMismatchError(getattr(answer, "reason", f"unexpected answer {answer}"))
@@ -155,6 +164,7 @@ class Replicas:
         Args:
             to: the position after it.
         """
+        self._await_takeover(name)
         answer = self._link.call(m.AppendSpooledImage(name, str(path)))
         if not isinstance(answer, m.Appended):
             raise PositionMismatchError(getattr(answer, "reason", f"unexpected answer {answer}"))
@@ -162,12 +172,48 @@ class Replicas:
         self._positions[name] = to
         applier.apply_logged(to.txid)
 
-    def replace(self, request: m.PrepareReplacement) -> None:
-        """Puts the state in the incoming files in the place of a database.
+    def take_over(
+        self,
+        name: str,
+        to: Pos,
+        since_ms: int,
+        finish: Callable[[], m.PrepareReplacement],
+        on_done: Callable[[], None],
+    ) -> None:
+        """Begins to put a snapshot in the place of a database. What follows it may be appended at once.
 
-        Raises:
-            LiteFSError, OSError: the old state stands, or the new one does after the next start.
+        Where it fails the old state stands, or the new one does after the next start, and `on_failed` is called.
+
+        Args:
+            to: the position of the snapshot.
+            since_ms: when it began to come, Unix milliseconds.
+            finish: makes the incoming files durable; on_done: called when readers see the new state.
         """
+
+        def work() -> None:
+            self._replace(finish())
+            on_done()
+
+        self._await_takeover(name)
+        self._slots.acquire()
+        takeover = Takeover(name, to, since_ms, work, lambda arrived: self._append(name, arrived), self._over)
+        self._takeovers[name] = takeover
+        takeover.start()
+
+    def _await_takeover(self, name: str) -> None:
+        takeover = self._takeovers.get(name)
+        if takeover is not None:
+            takeover.join()
+
+    def _over(self, takeover: Takeover) -> None:
+        del self._takeovers[takeover.name]
+        self._slots.release()
+        if takeover.error is None:
+            self.on_taken_over()
+        else:
+            self._on_failed()
+
+    def _replace(self, request: m.PrepareReplacement) -> None:
         name = request.name
         applier = self._applier(name, self._positions.get(name, ZERO_POS).txid)
         applier.replace(lambda: self._flip(request), request.txid)

@@ -16,7 +16,9 @@ from litefs.formats.position import Checksum, Pos, Txid
 from litefs.formats.stream import Event, LtxChunk, LtxEnd, LtxFrame, StreamDecoder
 from litefs.link import messages as m
 from litefs.node.image_receiver import ImageReceiver
-from litefs.node.replicas import ArrivedImage, Replicas
+from litefs.node.replicas import Replicas
+from litefs.node.takeover import ArrivedImage
+from litefs.storage.disk import disk_from_environment
 
 PROGRESS_EVERY_S = 5.0
 
@@ -37,10 +39,12 @@ class StreamIntake:
         self._replicas = replicas
         self._on_frame = on_frame
         self._on_image = on_image
+        self._disk = disk_from_environment()
         self._decoder = StreamDecoder()
         self._receiver: ImageReceiver | None = None
         self._name = ""
         self._begun = self._said = 0.0
+        self._begun_ms = 0
         self._arrived: dict[str, list[ArrivedImage]] = {}
         self._arrived_bytes = self._newest_ms = 0
 
@@ -89,8 +93,9 @@ class StreamIntake:
         arrived = self._arrived.get(name)
         position = arrived[-1].to if arrived else self._replicas.position(name)
         self._name = name
-        self._receiver = ImageReceiver(name, self._data_dir, position)
+        self._receiver = ImageReceiver(name, self._data_dir, position, self._disk)
         self._begun = self._said = time.monotonic()
+        self._begun_ms = time.time_ns() // 1_000_000
 
     def _take_chunk(self, data: bytes) -> None:
         receiver = self._receiver
@@ -108,11 +113,12 @@ class StreamIntake:
         if receiver is None:
             raise PeerError("the end of an image that did not begin")
         try:
-            receiver.finish()
+            receiver.end()
             if receiver.is_replacement:
                 self._hand_on()
-                self._replace(receiver)
-            elif receiver.spool_path is not None:
+                self._take_over(receiver)
+                return
+            if receiver.spool_path is not None:
                 self._hand_on()
                 self._replicas.append_spooled(self._name, receiver.spool_path, _position_after(receiver))
                 receiver.discard_spool()
@@ -147,11 +153,17 @@ class StreamIntake:
             self._replicas.append(name, arrived)
         self._on_image(self._newest_ms)
 
-    def _replace(self, receiver: ImageReceiver) -> None:
-        header = receiver.header
-        self._replicas.replace(
-            m.PrepareReplacement(
-                name=self._name,
+    def _take_over(self, receiver: ImageReceiver) -> None:
+        name, begun, header = self._name, self._begun, receiver.header
+
+        def finish() -> m.PrepareReplacement:
+            try:
+                receiver.finish()
+            except BaseException:
+                receiver.abort()
+                raise
+            return m.PrepareReplacement(
+                name=name,
                 txid=header.max_txid,
                 checksum=receiver.post_apply,
                 page_size=header.page_size,
@@ -160,17 +172,20 @@ class StreamIntake:
                 incoming=receiver.hand_over(),
                 keeps_diverged=True,
             )
-        )
-        elapsed_s = max(time.monotonic() - self._begun, 1e-3)
-        _log.info(
-            "%s: snapshot at %016x taken over: %d pages, %.1f MB in %.1f s (%.0f MB/s)",
-            self._name,
-            header.max_txid,
-            header.commit,
-            receiver.size / 1e6,
-            elapsed_s,
-            header.commit * header.page_size / elapsed_s / 1e6,
-        )
+
+        def say_so() -> None:
+            elapsed_s = max(time.monotonic() - begun, 1e-3)
+            _log.info(
+                "%s: snapshot at %016x taken over: %d pages, %.1f MB in %.1f s (%.0f MB/s)",
+                name,
+                header.max_txid,
+                header.commit,
+                receiver.size / 1e6,
+                elapsed_s,
+                header.commit * header.page_size / elapsed_s / 1e6,
+            )
+
+        self._replicas.take_over(name, _position_after(receiver), self._begun_ms, finish, say_so)
 
     def _report_progress(self, receiver: ImageReceiver) -> None:
         now = time.monotonic()
