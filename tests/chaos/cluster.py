@@ -97,6 +97,7 @@ class Client:
         self._node = node
         self.name = f"{node.name}-{kind}"
         self._path = directory / f"{self.name}.jsonl"
+        self._counted_bytes = self._acknowledged_n = 0
         with self._path.open("wb") as out, (directory / f"{self.name}.err").open("wb") as err:
             self._process = subprocess.Popen(
                 [sys.executable, Path(__file__).with_name("client.py"), kind, node.name, self.name, node.database],
@@ -120,7 +121,12 @@ class Client:
 
     def acknowledged_n(self) -> int:
         """Returns how many rows were acknowledged so far."""
-        return self._path.read_bytes().count(b'"outcome": "ok"')
+        with self._path.open("rb") as file:
+            file.seek(self._counted_bytes)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._counted_bytes += len(whole) + len(newline)
+        self._acknowledged_n += whole.count(b'"outcome": "ok"')
+        return self._acknowledged_n
 
     def records(self) -> list[dict[str, Any]]:
         """Returns what it has printed so far."""
@@ -193,6 +199,8 @@ class ChaosCluster:
         statement = f"PRAGMA journal_mode = {journal_mode}; {SCHEMA};"
         done = children.run(["sqlite3", primary.database, statement], free=primary.free)
         assert done.code == 0, done.err
+        # A primary that is killed before anybody follows it takes the table along.
+        self.await_true(lambda: all(node.status().get("databases") for node in self.nodes.values()), "the table")
         for node in self.nodes.values():
             self._clients += [Client("write", node, root), Client("read", node, root)]
 
