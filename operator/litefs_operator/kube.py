@@ -67,8 +67,11 @@ class KubeApi:
         self._client = client
 
     @classmethod
-    def connect(cls) -> "KubeApi":
+    def connect(cls, kubeconfig: str | None = None) -> "KubeApi":
         """Takes the pod's service account, or the kubeconfig of a person. Sends nothing.
+
+        Args:
+            kubeconfig: the file; by default the one that KUBECONFIG named when the process began.
 
         Raises:
             KubeUnavailableError: there is neither.
@@ -78,7 +81,7 @@ class KubeApi:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         except ConfigException:
             try:
-                load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+                load_kube_config(kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
             except ConfigException as error:
                 raise KubeUnavailableError(f"no service account, and no kubeconfig: {error}") from error
         configuration.connection_pool_maxsize = CONNECTIONS
