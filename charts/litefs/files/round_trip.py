@@ -47,12 +47,16 @@ def request(method: str, group: str, path: str, body: Any = None) -> Any:
 
 def cluster() -> dict[str, Any]:
     """Returns a LiteFSCluster whose nodes need no claim."""
-    lease = {"lease": {"type": "static", "static": {"primary": NAME}}} if STATIC else {}
+    # Another key each time: Consul remembers the databases of the run before, and would wait for them to come back.
+    consul = {"type": "consul", "consul": {"key": f"litefs/{NAMESPACE}/{NAME}/{time.time_ns()}"}}
     return {
         "apiVersion": "litefs.io/v1alpha1",
         "kind": "LiteFSCluster",
         "metadata": {"name": NAME},
-        "spec": {"data": {"allowEphemeral": True}, **lease},
+        "spec": {
+            "lease": {"type": "static", "static": {"primary": NAME}} if STATIC else consul,
+            "data": {"allowEphemeral": True},
+        },
     }
 
 
