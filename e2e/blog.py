@@ -15,6 +15,8 @@ from e2e.workloads import CLUSTER, DATABASE, PORT
 PODS = tuple(f"{CLUSTER}-{ordinal}" for ordinal in range(3))
 RW_URL = f"http://{CLUSTER}-rw:{PORT}"
 
+FOLLOW_TIMEOUT_S = 60.0
+
 _CLIENT = "client"
 
 
@@ -142,6 +144,14 @@ class Blog:
                 return False
 
         return wait_until(f"{count} rows {text} in {pod}", are_there, timeout_s=READY_TIMEOUT_S)
+
+    def wait_texts(self, texts: set[str]) -> None:
+        """Waits until every pod has all of these rows; what is lost is missing for ever."""
+
+        def have_all() -> bool:
+            return all(texts <= set(self.sql(pod, "select text from t").splitlines()) for pod in PODS)
+
+        wait_until("all acknowledged rows in every pod", have_all, timeout_s=FOLLOW_TIMEOUT_S)
 
     @contextmanager
     def client(self, *urls: str) -> Iterator[None]:

@@ -51,9 +51,22 @@ def target(figures: Figures) -> Iterator[Target]:
             cluster.down()
 
 
+@pytest.fixture(scope="session")
+def _ended(target: Target) -> Iterator[list[str]]:
+    """Namespaces whose tests are done: they go while others run, and in the end none may be left."""
+    names: list[str] = []
+    yield names
+    kubectl = Kubectl(target.kubectl, target.kubeconfig, "default")
+
+    def are_gone() -> bool:
+        return not set(names) & set(kubectl("get", "namespaces", "-o", "jsonpath={.items[*].metadata.name}").split())
+
+    wait_until(f"the end of {', '.join(names)}", are_gone, timeout_s=GONE_TIMEOUT_S)
+
+
 @pytest.fixture(scope="module")
-def kubectl(target: Target, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
-    """A namespace of this module alone; gone when its tests are done."""
+def kubectl(target: Target, _ended: list[str], request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    """A namespace of this module alone."""
     # Of this run alone: Consul remembers clusters by the names of their namespaces.
     name = f"e2e-{request.path.stem.removeprefix('test_').replace('_', '-')}-{secrets.token_hex(2)}"
     kubectl = Kubectl(target.kubectl, target.kubeconfig, name)
@@ -69,7 +82,8 @@ def kubectl(target: Target, request: pytest.FixtureRequest) -> Iterator[Kubectl]
         yield kubectl
     finally:
         told.remove(kubectl)
-        kubectl("delete", "namespace", name, f"--timeout={GONE_TIMEOUT_S:.0f}s", timeout_s=GONE_TIMEOUT_S + 10)
+        kubectl("delete", "namespace", name, "--wait=false")
+        _ended.append(name)
 
 
 @pytest.fixture(scope="session")
