@@ -154,7 +154,7 @@ class KubeApi:
                     status = event["object"]
                     raise _refusal(int(status.get("code") or 0), str(status.get("message")))
                 yield event
-        except (urllib3.exceptions.HTTPError, ValueError, KeyError) as error:
+        except (urllib3.exceptions.HTTPError, ValueError, KeyError, TypeError) as error:
             raise KubeUnavailableError(f"the watch of {path} broke: {error}") from error
         finally:
             response.close()

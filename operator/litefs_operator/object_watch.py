@@ -23,6 +23,9 @@ ObjectKey = tuple[str, str]
 RETRY_S = (0.2, 1.0, 2.0, 5.0)
 """Pauses after failures in a row; the last is repeated."""
 
+QUICK_S = 1.0
+"""A watch that ends sooner, as behind a proxy that cuts it, is not asked for again at once."""
+
 _log = logging.getLogger("litefs_operator.watch")
 
 
@@ -75,8 +78,11 @@ class ObjectWatch(Generic[Record]):
             try:
                 if not version:
                     version = self._list(path, known)
+                begun = time.monotonic()
                 version = self._follow(path, version, known)
                 failures = 0
+                if time.monotonic() - begun < QUICK_S:
+                    time.sleep(RETRY_S[0])
             except ExpiredError:
                 version = ""
             except (KubeError, KubeUnavailableError) as error:
