@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from litefs.storage.disk import Disk
+from litefs.storage.disk import FREED_AT_ONCE_BYTES, Disk
 from litefs.storage.overlay import Overlay
 from litefs.storage.retirement import Retirable
 
@@ -148,8 +148,11 @@ class BaseFile(Retirable):
         layer.size = max(layer.size, pgno * self.page_size)
 
     def resize(self, size: int, txid: int, durable_txid: int) -> None:
-        """Sets the size in bytes for a committed transaction, now if its image is durable, else when it is."""
-        if txid <= durable_txid and not self.layers:
+        """Sets the size in bytes for a committed transaction, now if its image is durable, else when it is.
+
+        A large cut is left to whoever writes the layers, in a thread: freeing the blocks takes its time.
+        """
+        if txid <= durable_txid and not self.layers and self.size - size <= FREED_AT_ONCE_BYTES:
             self.truncate_file(size, txid)
             return
         layer = self.open_layer(txid)

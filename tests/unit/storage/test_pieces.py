@@ -9,7 +9,8 @@ import pytest
 
 from litefs.errors import CorruptStateError, FormatError
 from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum, page_checksums
-from litefs.storage.disk import DelayingDisk, Disk, FullDisk, disk_from_environment
+from litefs.storage.base_file import BaseFile
+from litefs.storage.disk import FREED_AT_ONCE_BYTES, DelayingDisk, Disk, FullDisk, disk_from_environment
 from litefs.storage.incoming import IncomingDatabase, read_sums
 from litefs.storage.overlay import Overlay
 from litefs.storage.scratch import ScratchFile
@@ -18,6 +19,28 @@ from litefs.storage.steps import Steps, run
 from tests.support.faulty_disk import FaultyDisk, QuickDisk
 
 PAGE = 512
+
+
+# ---- base file ----
+
+
+def test_a_large_cut_of_the_base_is_seen_at_once_and_made_with_the_layers(tmp_path: Path) -> None:
+    base = BaseFile(QuickDisk(), tmp_path / "database", PAGE)
+    page_n = FREED_AT_ONCE_BYTES // PAGE + 3
+    for pgno in (1, 2, page_n):
+        base.put(pgno, bytes([pgno % 251]) * PAGE, 1, 1)
+    base.resize((page_n - 1) * PAGE, 2, 2)
+    assert base.path.stat().st_size == (page_n - 1) * PAGE
+    base.resize(PAGE, 3, 3)
+    base.put(3, b"c" * PAGE, 4, 4)
+    seen = b"\1" * PAGE + bytes(PAGE) + b"c" * PAGE
+    assert base.read(0, 1 << 30) == seen
+    assert base.path.stat().st_size == (page_n - 1) * PAGE
+    layer = base.freeze(4)
+    assert layer is not None
+    base.write_layer(layer)
+    base.written(layer)
+    assert base.path.read_bytes() == base.read(0, 1 << 30) == seen
 
 
 # ---- overlay ----
