@@ -63,6 +63,8 @@ class Handlers:
         settings.posting.enabled = False
         settings.watching.server_timeout = WATCH_SERVER_S
         settings.watching.inactivity_timeout = WATCH_INACTIVE_S
+        # kopf would otherwise list all namespaces for a minute, although it has no right to, before it serves its own.
+        settings.scanning.disabled = "namespaces" not in indexes
         self._known.bind(indexes["clusters"], indexes.get("namespaces"))
 
     def index_cluster(self, body: kopf.Body, **_: Any) -> dict[ClusterKey, Manifest]:

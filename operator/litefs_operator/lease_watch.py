@@ -70,11 +70,16 @@ class LeaseWatch:
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
-        threading.Thread(target=self._run, name=f"leases below {prefix}", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name=f"leases below {prefix}", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Ends the thread after its current query; nothing is reported any more."""
         self._stopped.set()
+
+    def join(self) -> None:
+        """Waits until the thread has ended, after `stop`. Blocks."""
+        self._thread.join()
 
     def _run(self) -> None:
         client, index = ConsulClient(self._address), 0

@@ -132,4 +132,6 @@ def _review_of(body: bytes) -> Any:
         raise web.HTTPNotFound(text=f"this webhook is for pods, not for {'/'.join(kind)}")
     if not is_complete:
         raise web.HTTPBadRequest(text="expected an AdmissionReview with object and userInfo")
+    # kopf takes the namespace from the pod, which need not say it.
+    request["object"].setdefault("metadata", {}).setdefault("namespace", request.get("namespace", ""))
     return review

@@ -85,6 +85,19 @@ def test_a_review_is_answered_by_the_handler_that_the_path_names(tmp_path: Path)
     assert metrics.registry.get_sample_value("litefs_operator_webhook_seconds_count") == 1
 
 
+@pytest.mark.parametrize("metadata", [{}, {"namespace": "web"}])
+def test_the_handler_sees_the_namespace_of_the_request(tmp_path: Path, metadata: dict[str, str]) -> None:
+    async def show(request: Any, **_hints: Any) -> Any:
+        return request["request"]["object"]["metadata"]
+
+    async def talk(_server: WebhookServer, session: aiohttp.ClientSession, url: str) -> None:
+        review = {"request": {**REVIEW["request"], "namespace": "web", "object": {"metadata": metadata}}}
+        async with session.post(f"{url}/inject", json=review) as answer:
+            assert await answer.json() == {"namespace": "web"}
+
+    run(tmp_path, talk, show)
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
