@@ -8,12 +8,9 @@ Every step checks what it claims; the exit code is 1 when one of them does not h
 import os
 import signal
 import sys
-import tempfile
-import threading
 import time
-from pathlib import Path
 
-from demo.steps import ClaimFailedError, expect, position, say, sqlite
+from demo.steps import ClaimFailedError, expect, perform, position, say, sqlite
 from tests.support import children
 from tests.support.consul_cluster import NODE, ConsulCluster, ConsulNode
 
@@ -118,39 +115,13 @@ def heal_split(cluster: ConsulCluster, primary: ConsulNode) -> None:
     expect(f"all three nodes are at {min(positions)}", len(positions) == 1, str(positions))
 
 
-def kill_all(cluster: ConsulCluster) -> None:
-    """Ends all nodes the hard way: whatever step hangs then fails."""
-    for node in cluster.nodes:
-        node.kill()
-
-
-def main() -> int:
-    """Runs all steps; returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="litefs-demo-", ignore_cleanup_errors=True) as directory:
-        cluster = ConsulCluster(Path(directory), 3, ttl_s=TTL_S)
-        watchdog = threading.Timer(DEMO_TIMEOUT_S, kill_all, args=[cluster])
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            primary = elect(cluster)
-            primary = fail_over(cluster, primary)
-            primary = hand_over(cluster, primary)
-            heal_split(cluster, primary)
-        except KeyboardInterrupt:
-            print("\ninterrupted; stopping the nodes", file=sys.stderr)
-            return 130
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, the logs of the nodes tell more
-            print(f"\nFAILED: {error}", file=sys.stderr)
-            for node in cluster.nodes:
-                print(f"--- log of {node.root.name}\n{node.log_tail()}", file=sys.stderr)
-            return 1
-        finally:
-            watchdog.cancel()
-            cluster.stop()
-    say("That was all of it; nothing is left behind.")
-    return 0
+def show(cluster: ConsulCluster) -> None:
+    """Shows everything, on nodes that do not run yet."""
+    primary = elect(cluster)
+    primary = fail_over(cluster, primary)
+    primary = hand_over(cluster, primary)
+    heal_split(cluster, primary)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(perform(lambda root: ConsulCluster(root, 3, ttl_s=TTL_S), show, timeout_s=DEMO_TIMEOUT_S))

@@ -9,12 +9,9 @@ is left behind: the nodes stop and the mounts go, also on Ctrl-C.
 import os
 import signal
 import sys
-import tempfile
-import threading
 import time
-from pathlib import Path
 
-from demo.steps import ClaimFailedError, expect, position, say, sqlite
+from demo.steps import ClaimFailedError, expect, perform, position, say, sqlite
 from tests.support import children
 from tests.support.filesystem_node import REPOSITORY
 from tests.support.litefs_node import Pair, own_command
@@ -100,44 +97,18 @@ def show_log(pair: Pair) -> None:
         expect(f"litefs ltx {command} succeeds", done.code == 0, done.err)
 
 
-def kill_all(pair: Pair) -> None:
-    """Ends both nodes the hard way: whatever step hangs then fails."""
-    for node in (pair.replica, pair.primary):
-        node.kill()
-
-
-def main() -> int:
-    """Runs all steps; returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="litefs-demo-", ignore_cleanup_errors=True) as directory:
-        pair = Pair(Path(directory))
-        watchdog = threading.Timer(DEMO_TIMEOUT_S, kill_all, args=[pair])
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            say("Two nodes on this machine, each with its own mount, data directory and litefs.yml (static lease).")
-            print("    " + pair.primary.config_path.read_text().strip().replace("\n", "\n    "))
-            pair.start()
-            expect("both mounts are there", pair.primary.is_alive and pair.replica.is_alive)
-            for journal_mode in ("delete", "wal"):
-                replicate(pair, journal_mode)
-                refuse_write(pair, f"{journal_mode}.db")
-            survive_kill(pair, "wal.db")
-            show_log(pair)
-        except KeyboardInterrupt:
-            print("\ninterrupted; stopping the nodes", file=sys.stderr)
-            return 130
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, the logs of both nodes tell more
-            print(f"\nFAILED: {error}", file=sys.stderr)
-            for node in (pair.primary, pair.replica):
-                print(f"--- log of {node.root.name}\n{node.log_tail()}", file=sys.stderr)
-            return 1
-        finally:
-            watchdog.cancel()
-            pair.stop()
-    say("That was all of it; nothing is left behind.")
-    return 0
+def show(pair: Pair) -> None:
+    """Shows everything, on two nodes that do not run yet."""
+    say("Two nodes on this machine, each with its own mount, data directory and litefs.yml (static lease).")
+    print("    " + pair.primary.config_path.read_text().strip().replace("\n", "\n    "))
+    pair.start()
+    expect("both mounts are there", pair.primary.is_alive and pair.replica.is_alive)
+    for journal_mode in ("delete", "wal"):
+        replicate(pair, journal_mode)
+        refuse_write(pair, f"{journal_mode}.db")
+    survive_kill(pair, "wal.db")
+    show_log(pair)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(perform(Pair, show, timeout_s=DEMO_TIMEOUT_S))

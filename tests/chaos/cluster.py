@@ -17,37 +17,30 @@ from tests.chaos.history import Read, Tenure, Write
 from tests.chaos.network import Network
 from tests.support import children
 from tests.support.consul import ConsulAgent
-from tests.support.litefs_node import LitefsNode, own_command
+from tests.support.consul_cluster import KEY, ConsulNode
+from tests.support.litefs_node import own_command
 
 NODES = ("a", "b", "c")
 CONSUL = "consul"
 DATABASE = "log.db"
-KEY = "chaos/lease"
 TTL_S = 2.0
 WATCH_WAIT_S = 2
 
 SCHEMA = "CREATE TABLE log (id INTEGER PRIMARY KEY, token TEXT UNIQUE NOT NULL, parent TEXT NOT NULL)"
 
 
-class Node(LitefsNode):
+class Node(ConsulNode):
     """A node in its namespace, with one writer and one reader as its applications."""
 
-    def __init__(self, root: Path, name: str, network: Network, consul_url: str) -> None:
+    def __init__(self, root: Path, name: str, network: Network, agent: ConsulAgent) -> None:
         """Makes directories and configuration; starts nothing."""
-        super().__init__(root / name, command=[*network.command(name), *own_command()])
-        self.name = name
-        self.url = f"http://{network.address(name)}:20202"
-        self.config_path.write_text(
-            f'fuse:\n  dir: "{self.mount_dir}"\n'
-            f'data:\n  dir: "{self.data_dir}"\n'
-            f'http:\n  addr: "{network.address(name)}:20202"\n'
-            "log:\n  timestamp: true\n"
-            "lease:\n"
-            '  type: "consul"\n'
-            f'  hostname: "{name}"\n'
-            f'  advertise-url: "{self.url}"\n'
-            "  reconnect-delay: 100ms\n"
-            f'  consul:\n    url: "{consul_url}"\n    key: "{KEY}"\n    ttl: {TTL_S:g}s\n    lock-delay: 100ms\n'
+        super().__init__(
+            root / name,
+            agent,
+            ttl_s=TTL_S,
+            command=[*network.command(name), *own_command()],
+            api=f"{network.address(name)}:20202",
+            log="  timestamp: true\n",
         )
 
     @property
@@ -55,27 +48,12 @@ class Node(LitefsNode):
         """The database that all clients use."""
         return self.mount_dir / DATABASE
 
-    def status(self) -> dict[str, Any]:
-        """Returns `GET /status`; an empty one while the node does not answer."""
+    def ask_to_lead(self) -> str:
+        """Asks for its promotion. Returns how that ended, for the report."""
         try:
-            with urllib.request.urlopen(f"{self.url}/status", timeout=2) as answer:
-                document: dict[str, Any] = json.load(answer)
-        except (OSError, ValueError):
-            return {}
-        return document
-
-    def post(self, path: str) -> str:
-        """Sends an empty POST. Returns how it ended, for the report."""
-        request = urllib.request.Request(f"{self.url}{path}", method="POST", data=b"")
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return str(answer.status)
+            return str(self.post("/promote"))
         except (OSError, ValueError) as error:
             return str(error)
-
-    def is_primary(self) -> bool:
-        """Whether it says so."""
-        return self.status().get("role") == "primary"
 
     def rows(self) -> list[tuple[str, str]]:
         """Returns (token, parent) of all rows, in their order, after SQLite has checked the database."""
@@ -178,7 +156,7 @@ class ChaosCluster:
         self._root = root
         self.network = network
         self.agent = ConsulAgent(root, address=network.address(CONSUL), prefix=network.command(CONSUL))
-        self.nodes = {name: Node(root, name, network, self.agent.url) for name in NODES}
+        self.nodes = {name: Node(root, name, network, self.agent) for name in NODES}
         self._clients: list[Client] = []
         self._records: list[dict[str, Any]] = []
         self._watch: LeaseWatch | None = None
@@ -206,7 +184,7 @@ class ChaosCluster:
 
     def primary(self) -> Node | None:
         """Returns a node that says that it is primary."""
-        return next((node for node in self.nodes.values() if node.is_primary()), None)
+        return next((node for node in self.nodes.values() if node.is_primary), None)
 
     def await_true(self, condition: Any, what: str, *, timeout_s: float = 60.0) -> None:
         """Waits for something that the cluster has to come to by itself.

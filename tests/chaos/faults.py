@@ -128,7 +128,7 @@ def _partition(cluster: ChaosCluster, draw: random.Random) -> str:
 
 def _hand_off(cluster: ChaosCluster, draw: random.Random) -> str:
     node = cluster.nodes[draw.choice(NODES)]
-    return f"asked {node.name} to be promoted: {node.post('/promote')}"
+    return f"asked {node.name} to be promoted: {node.ask_to_lead()}"
 
 
 FAULTS = [

@@ -7,113 +7,20 @@ the time: none of them may die of a signal.
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.applications import Reader, Writer
 from tests.support.cluster import Cluster, await_true
 from tests.support.fuse_mounts import connection_number
 from tests.support.litefs_node import LitefsNode, Pair
-from tests.support.scenario import Session
 from tests.support.sql_client import SqlError
 
 FILESYSTEM = "litefs.cli.filesystem_process"
 NODE = "litefs.cli.node_process"
 KILLS = 3
-
-
-class Writer:
-    """An application that inserts numbered rows, reconnecting after errors, and notes what was acknowledged."""
-
-    def __init__(self, session: Session, mode: str) -> None:
-        """Makes the table."""
-        self.session = session
-        self.process = session.process()
-        self.acknowledged: set[int] = set()
-        self.outage_s = 0.0
-        self._stopping = threading.Event()
-        connection = session.connect(process=self.process)
-        connection.sql(f"PRAGMA journal_mode = {mode}")
-        connection.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)")
-        connection.close()
-        self.failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
-
-    def start(self) -> None:
-        """Begins."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends; raises what the writer met other than errors of SQLite."""
-        self._stopping.set()
-        self._thread.join()
-        if self.failure is not None:
-            raise self.failure
-
-    def _run(self) -> None:
-        row = 0
-        connection = None
-        last = time.monotonic()
-        while not self._stopping.is_set():
-            row += 1
-            try:
-                if connection is None:
-                    connection = self.session.connect(process=self.process, busy_timeout_ms=2000)
-                    connection.unrecorded("PRAGMA synchronous = FULL")
-                connection.unrecorded("INSERT INTO t VALUES (?, randomblob(1500))", row)
-            except SqlError:
-                if connection is not None:
-                    connection.close()
-                connection = None
-                self._stopping.wait(0.01)
-            except BaseException as error:  # noqa: BLE001 - it is raised by `stop`
-                self.failure = error
-                return
-            else:
-                self.acknowledged.add(row)
-                self.outage_s = max(self.outage_s, time.monotonic() - last)
-                last = time.monotonic()
-
-
-class Reader(Writer):
-    """An application of the replica that reads all the time: the newest row, and that rows never vanish."""
-
-    def __init__(self, session: Session) -> None:
-        """Opens nothing yet."""
-        self.session = session
-        self.process = session.process()
-        self.read_n = 0
-        self.outage_s = 0.0
-        self._stopping = threading.Event()
-        self.failure = None
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        connection = None
-        newest = 0
-        last = time.monotonic()
-        while not self._stopping.is_set():
-            try:
-                if connection is None:
-                    connection = self.session.connect(process=self.process, busy_timeout_ms=2000)
-                ((found, count),) = connection.unrecorded("SELECT max(id), count(*) FROM t")
-                assert int(str(found or 0)) >= newest, f"row {newest} was seen, now the newest is {found} of {count}"
-                newest = int(str(found or 0))
-                self.read_n += 1
-                self.outage_s = max(self.outage_s, time.monotonic() - last)
-                last = time.monotonic()
-                self._stopping.wait(0.002)
-            except SqlError:
-                if connection is not None:
-                    connection.close()
-                connection = None
-                self._stopping.wait(0.01)
-            except BaseException as error:  # noqa: BLE001 - it is raised by `stop`
-                self.failure = error
-                return
 
 
 @pytest.fixture
@@ -165,7 +72,17 @@ def test_nothing_acknowledged_is_lost_when_a_process_is_killed_under_load(
     quick_cluster: Cluster, side: str, what: str, mode: str, record_property: Callable[[str, object], None]
 ) -> None:
     cluster = quick_cluster
-    writer = Writer(cluster.writers, mode)
+    table = cluster.writers.connect()
+    table.sql(f"PRAGMA journal_mode = {mode}")
+    table.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)")
+    table.close()
+    writer = Writer(
+        [cluster.writers],
+        "INSERT INTO t VALUES (?, randomblob(1500))",
+        opening="PRAGMA synchronous = FULL",
+        busy_timeout_ms=2000,
+        pause_s=0.01,
+    )
     writer.start()
     await_true(lambda: len(writer.acknowledged) > 5, "the writer writes")
     cluster.sync_any()
@@ -184,8 +101,9 @@ def test_nothing_acknowledged_is_lost_when_a_process_is_killed_under_load(
     record_property("outage of the reader, s", round(reader.outage_s, 2))
     cluster.check()
     found = {row[0] for row in cluster.readers.connect().unrecorded("SELECT id FROM t")}
-    assert writer.acknowledged <= found, f"lost: {sorted(writer.acknowledged - found)[:10]}"
-    assert len(found - writer.acknowledged) <= KILLS, "at most the row in flight may come with each kill"
+    acknowledged = set(writer.acknowledged)
+    assert acknowledged <= found, f"lost: {sorted(acknowledged - found)[:10]}"
+    assert len(found - acknowledged) <= KILLS, "at most the row in flight may come with each kill"
 
 
 @pytest.mark.parametrize("what", [FILESYSTEM, NODE], ids=lambda what: what.rpartition(".")[2])

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.applications import Writer
 from tests.support.cluster import await_true
-from tests.support.consul_cluster import FILESYSTEM, KEY, NODE, ConsulCluster, ConsulNode, Writer, eventually
+from tests.support.consul_cluster import FILESYSTEM, KEY, NODE, ConsulCluster, ConsulNode, eventually
 from tests.support.scenario import Session
 from tests.support.sql_client import SqlError
 

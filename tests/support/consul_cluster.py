@@ -1,8 +1,6 @@
-"""Several nodes that share a lease in a real Consul, and a writer that finds the primary by itself."""
+"""Several nodes that share a lease in a real Consul."""
 
 import json
-import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -12,8 +10,7 @@ from typing import Any
 from tests.support.cluster import await_true
 from tests.support.consul import ConsulAgent
 from tests.support.litefs_node import LitefsNode
-from tests.support.scenario import Connection, Session
-from tests.support.sql_client import SqlError
+from tests.support.scenario import Session
 
 KEY = "litefs/lease"
 
@@ -33,17 +30,34 @@ class ConsulNode(LitefsNode):
         candidate: bool = True,
         extra: str = "",
         command: list[str] | None = None,
+        api: str = "",
+        log: str = "",
     ) -> None:
-        """Makes directories and configuration; starts nothing. Args: extra: YAML lines below `lease:`."""
+        """Makes directories and configuration; starts nothing.
+
+        Args:
+            root: an empty directory of this node's own, whose name is the node's.
+            agent: where the lease is.
+            ttl_s: of the lease.
+            candidate: it may become primary.
+            extra: YAML lines below `lease:`.
+            command: what is started with `mount -config FILE`; this checkout's `litefs` if None.
+            api: host and port of its HTTP API; a free port of 127.0.0.1 if empty.
+            log: YAML lines below `log:`.
+        """
         super().__init__(root, command=command)
+        self.name = root.name
+        api = api or f"127.0.0.1:{self.port}"
+        self.url = f"http://{api}"
         self.config_path.write_text(
             f'fuse:\n  dir: "{self.mount_dir}"\n'
             f'data:\n  dir: "{self.data_dir}"\n'
-            f'http:\n  addr: "127.0.0.1:{self.port}"\n'
+            f'http:\n  addr: "{api}"\n'
+            f"log:\n{log}"
             "lease:\n"
             '  type: "consul"\n'
             f'  hostname: "{root.name}"\n'
-            f'  advertise-url: "http://127.0.0.1:{self.port}"\n'
+            f'  advertise-url: "{self.url}"\n'
             f"  candidate: {str(candidate).lower()}\n"
             "  reconnect-delay: 100ms\n"
             f"{extra}"
@@ -60,7 +74,7 @@ class ConsulNode(LitefsNode):
 
     def _get(self, path: str) -> dict[str, Any]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
+            with urllib.request.urlopen(f"{self.url}{path}", timeout=2) as answer:
                 document: dict[str, Any] = json.load(answer)
         except (OSError, ValueError):
             return {}
@@ -68,7 +82,7 @@ class ConsulNode(LitefsNode):
 
     def post(self, path: str) -> int:
         """Sends an empty POST and returns the status code."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method="POST", data=b"")
+        request = urllib.request.Request(f"{self.url}{path}", method="POST", data=b"")
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
                 return int(answer.status)
@@ -79,86 +93,6 @@ class ConsulNode(LitefsNode):
     def is_primary(self) -> bool:
         """Whether it says so."""
         return self.status().get("role") == "primary"
-
-
-class Writer:
-    """An application that inserts numbered rows wherever it is allowed, and knows which were acknowledged."""
-
-    def __init__(self, sessions: list[Session]) -> None:
-        """Args: sessions: one per node, on the same file names."""
-        self._processes = [(session, session.process()) for session in sessions]
-        self.acknowledged: list[int] = []
-        self.refused: list[int] = []
-        self.gaps_s: list[float] = []
-        """Between one acknowledged row and the next, when the node in between changed."""
-        self.refusals: dict[int, str] = {}
-        """What each node said last when it refused."""
-        self._avoided: set[int] = set()
-        self._turn = 0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="writer")
-        self.failure: BaseException | None = None
-
-    def start(self) -> None:
-        """Begins."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends; raises what the writer met other than errors of SQLite."""
-        self._stopping.set()
-        self._thread.join()
-        if self.failure is not None:
-            raise self.failure
-
-    def avoid(self, number: int) -> None:
-        """Uses a node no more, and returns when that is so.
-
-        An application that opens a database in WAL mode while the mount goes may die of SIGBUS: it maps a file.
-        """
-        self._avoided.add(number)
-        eventually(lambda: self._turn != number or not self._thread.is_alive(), "the writer is elsewhere")
-
-    def use_all(self) -> None:
-        """Uses all nodes again."""
-        self._avoided.clear()
-
-    def _run(self) -> None:
-        try:
-            self._write()
-        except BaseException as error:  # noqa: BLE001 - it is raised by `stop`
-            self.failure = error
-
-    def _write(self) -> None:
-        row, last, changed = 0, time.monotonic(), False
-        connections: dict[int, Connection] = {}
-        while not self._stopping.is_set():
-            turn = self._turn
-            row += 1  # never the same again: what was refused may be there, if the process died that refused it
-            try:
-                self._insert(turn, row, connections)
-            except SqlError as error:
-                self.refused.append(row)
-                self.refusals[turn] = error.name
-                old = connections.pop(turn, None)  # whoever could not write must open the database again
-                if old is not None:
-                    old.close()
-                self._turn = (turn + 1) % len(self._processes)
-                changed = True
-                self._stopping.wait(0.0005)
-                continue
-            now = time.monotonic()
-            if changed:
-                self.gaps_s.append(now - last)
-            changed, last = False, now
-            self.acknowledged.append(row)
-
-    def _insert(self, turn: int, row: int, connections: dict[int, Connection]) -> None:
-        if turn in self._avoided:
-            raise SqlError("AVOIDED", "the test stops this node")
-        if turn not in connections:
-            session, process = self._processes[turn]
-            connections[turn] = session.connect(process=process, busy_timeout_ms=0)
-        connections[turn].unrecorded("INSERT INTO t VALUES (?)", row)
 
 
 class ConsulCluster:

@@ -215,6 +215,7 @@ class Pair:
         """Makes directories and configuration; starts nothing."""
         self.primary = LitefsNode(root / "primary", command=command)
         self.replica = LitefsNode(root / "replica", command=command, primary_port=self.primary.port)
+        self.nodes = [self.primary, self.replica]
 
     def start(self) -> None:
         """Starts both nodes."""
