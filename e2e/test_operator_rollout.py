@@ -75,7 +75,9 @@ def test_changed_values_roll_the_operator_and_no_application(blog: Blog, install
         installation.install(operator={"debug": True})
         wait_until("another row", lambda: len(blog.answers()) > before_n, timeout_s=READY_TIMEOUT_S)
         answers = blog.answers()
-    assert not operators & _operators(installation)
+    # Helm waits for the new ones, not for the end of the old ones.
+    are_replaced = "the end of the old operator's pods"
+    wait_until(are_replaced, lambda: not operators & _operators(installation), timeout_s=READY_TIMEOUT_S)
     assert {pod: blog.uid(pod) for pod in PODS} == uids
     assert all(set(blog.kubectl.restarts(pod).values()) == {0} for pod in PODS)
     assert [answer for answer in answers if answer.code != 200] == []
