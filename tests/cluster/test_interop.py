@@ -158,11 +158,11 @@ def test_what_a_go_primary_sends_when_it_leaves_wal_mode_is_refused_and_healed(c
     writer = filled(cluster, "WAL")
     cluster.sync()
     writer.sql("PRAGMA journal_mode = DELETE")
+    await_true(lambda: "a snapshot is needed" in cluster.replica.log_text(), "it is refused")
     writer.sql("INSERT INTO t VALUES (1000, 'after it')")
     cluster.sync()
     assert cluster.readers.connect().sql("SELECT max(id) FROM t") == [[1000]]
     cluster.check()
-    assert "a snapshot is needed" in cluster.replica.log_text()
 
 
 def test_an_idle_stream_stays_open(cluster: Cluster) -> None:

@@ -14,7 +14,7 @@ import pytest
 from litefs.formats.checksum import CHECKSUM_FLAG
 from litefs.formats.ltx import FLAG_LZ4
 from litefs.formats.ltx_encoder import encode_image
-from litefs.formats.position import ZERO_POS, Pos, Txid
+from litefs.formats.position import ZERO_POS, Checksum, Pos, Txid
 from litefs.formats.stream import (
     CHUNK_TERMINATOR,
     DropDbFrame,
@@ -346,6 +346,37 @@ def test_an_image_whose_pages_are_not_its_state_is_never_shown(peers: Peers, lar
     assert peers.shown() == before
     peers.behave()
     assert peers.shown()[:2] == [peers.author.n, "ok"]
+
+
+@pytest.mark.parametrize("mode", [1, 2], ids=["rollback", "WAL"])
+@pytest.mark.parametrize("pgnos", [[], [1, 3]], ids=["no pages", "pages as they are"])
+def test_an_image_that_changes_nothing_but_claims_another_state_is_found_out_at_once(
+    peers: Peers, mode: int, pgnos: list[int]
+) -> None:
+    name = f"claimed-{mode}-{len(pgnos)}"
+    state = bytearray(peers.author.states[-1])
+    state[18:20] = bytes([mode, mode])
+    page_n = len(state) // PAGE_SIZE
+    first = Pos(txid=Txid(1), checksum=checksum_of(bytes(state)))
+
+    def image(after: Pos, numbers: Iterable[int], post_apply: int) -> bytes:
+        content = [(pgno, bytes(state[(pgno - 1) * PAGE_SIZE : pgno * PAGE_SIZE])) for pgno in numbers]
+        header = peers.author.header(after, commit=page_n, max_txid=after.txid + 1)
+        return frame_of(encode_image(header, content, Checksum(post_apply)), name)
+
+    def script(positions: Positions) -> Iterator[bytes]:
+        yield HEAD
+        if name not in positions:
+            yield chunk(image(ZERO_POS, range(1, page_n + 1), first.checksum))
+        if len(peers.primary.asked) == 1:
+            yield chunk(image(first, pgnos, first.checksum ^ 1))
+        yield from (chunk(encode_frame(HeartbeatFrame(timestamp_ms=1))) for _ in range(1 << 16))
+
+    peers.primary.play(script)
+    await_true(lambda: len(peers.primary.asked) > 1, "it asks again")
+    assert name not in peers.primary.asked[1], "for a snapshot"
+    await_true(lambda: peers.replica.read(f"{name}-pos").strip() == str(first), "it has the honest state")
+    peers.behave()
 
 
 def test_a_restart_with_such_an_image_in_the_log_gets_the_database_anew(peers: Peers) -> None:

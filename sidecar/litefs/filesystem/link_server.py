@@ -211,7 +211,7 @@ class LinkServer:
             case m.Seen(name):
                 self._seen(name)
             case m.Applied(name, txid):
-                self._show(name, txid)
+                self._take_applied(name, txid)
             case m.SetLag(timestamp_ms):
                 self._operations.view.primary_timestamp_ms = timestamp_ms
             case m.SetRole(primary_until):
@@ -236,6 +236,13 @@ class LinkServer:
         served = self._store.databases.get(name)
         if served is not None and told is not None and (served.database.txid, served.database.checksum) != told:
             self.committed(served.database)
+
+    def _take_applied(self, name: str, txid: int) -> None:
+        """An image whose pages are there already, but which names another state, is no transaction: nothing moved."""
+        self._show(name, txid)
+        served = self._store.databases.get(name)
+        if served is not None and served.database.txid < txid:
+            self._send(m.NotReached(name, txid))
 
     def _show(self, name: str, txid: int) -> None:
         served = self._store.databases.get(name)

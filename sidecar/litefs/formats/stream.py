@@ -231,13 +231,18 @@ class StreamDecoder:
         self._rest = buffer[offset:]
         return events
 
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether all that was fed are whole frames and images."""
+        return not self._rest and not self._is_in_image
+
     def finish(self) -> None:
         """Says that the stream has ended.
 
         Raises:
             FormatError: in the middle of a frame or an image.
         """
-        if self._rest or self._is_in_image:
+        if not self.is_between_frames:
             raise FormatError("the stream ends inside a frame")
 
     def _take_chunk(self, buffer: bytes, offset: int, events: list[Event]) -> int:

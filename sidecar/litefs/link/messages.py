@@ -21,6 +21,7 @@ listens at the node (`SetListening`), the next one waits a little longer.
     filesystem → node, unasked
     Committed                               a database moved to a new position
     ShmCreated                              an application (or we) made a `-shm`: keep it mapped
+    NotReached                              what was applied is not the state that its image names
 
 All integers fit 64 bits unsigned; times are Unix milliseconds unless the name says otherwise;
 `primary_until` is `time.monotonic()` of this machine, which both processes share.
@@ -97,7 +98,7 @@ class Seen(msgspec.Struct, frozen=True, tag="seen"):
 
 
 class Applied(msgspec.Struct, frozen=True, tag="applied"):
-    """Every new reader of this replica sees what the database is at `txid`."""
+    """The images through `txid` were applied: every new reader of this replica sees what the database is there."""
 
     name: str
     txid: int
@@ -242,6 +243,13 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
     """The filesystem process takes messages. Says nothing of what it does with them."""
 
 
+class NotReached(msgspec.Struct, frozen=True, tag="not-reached"):
+    """The images through `txid` were applied, and do not lead to the state that they name: nothing was changed."""
+
+    name: str
+    txid: int
+
+
 class ShmCreated(msgspec.Struct, frozen=True, tag="shm-created"):
     """The `-shm` of this database exists now."""
 
@@ -266,4 +274,4 @@ NodeMessage = (
     | PrepareReplacement
 )
 Answer = Counters | Welcome | Appended | SnapshotOpened | ReplacementReady | Rejected
-FilesystemMessage = Answer | Committed | ShmCreated | Pong
+FilesystemMessage = Answer | Committed | ShmCreated | NotReached | Pong

@@ -90,7 +90,7 @@ class DatabaseApplier:
         on_applied: Callable[[str, int], None],
     ) -> None:
         """Args: applied_txid: what readers see; on_failed: called when only a snapshot helps; on_applied: called
-        with the transaction that readers see now, in WAL mode.
+        with the transaction that readers see now.
         """
         self._database = MountedDatabase(mount_dir, name)
         self._journal = JournalApplier(self._database)
@@ -168,6 +168,11 @@ class DatabaseApplier:
         """Waits for the end of the thread after `stop`. Returns whether all locks are let go."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def give_up(self, reason: str) -> None:
+        """Applies nothing more until the database is replaced. From any thread."""
+        if not self._is_failed:
+            self._fail(reason)
 
     @property
     def is_settled(self) -> bool:
@@ -263,6 +268,7 @@ class DatabaseApplier:
         image = batch.image()
         if self._insist(lambda: self._apply(image)):
             self._applied_txid = batch.last_txid
+            self._on_applied(self._database.name, batch.last_txid)
             if self._wal is None and image.first_page:
                 self._insist(self._take_over)
 
@@ -333,7 +339,6 @@ class DatabaseApplier:
         wal = self._wal
         if wal is not None and (not image.first_page or is_wal_mode(image.first_page)):
             wal.apply(image.pages(), header.page_size, header.commit)
-            self._on_applied(self._database.name, header.max_txid)
             return
         if wal is not None:
             self._leave_wal(wal)

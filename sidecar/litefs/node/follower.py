@@ -194,7 +194,7 @@ class Follower:
 
     def _take_plain(self, response: StreamResponse) -> None:
         intake = self._intake(LIVE_CHANNEL)
-        while data := response.read():
+        while data := self._read(response):
             with self._taking:
                 is_ended = self._stopping.is_set() or intake.feed(data)
             if is_ended:
@@ -203,7 +203,7 @@ class Follower:
 
     def _take_channels(self, response: StreamResponse) -> None:
         decoder = ChannelDecoder()
-        while data := response.read():
+        while data := self._read(response):
             with self._taking:
                 is_ended = any(
                     self._stopping.is_set() or self._intake(channel).feed(part) for channel, part in decoder.feed(data)
@@ -213,6 +213,14 @@ class Follower:
         decoder.finish()
         for intake in self._intakes.values():
             intake.finish()
+
+    def _read(self, response: StreamResponse) -> bytes:
+        started = time.monotonic()
+        data = response.read()
+        waited_s = time.monotonic() - started
+        for intake in self._intakes.values():
+            intake.note_wait(waited_s)
+        return data
 
     def _intake(self, channel: int) -> StreamIntake:
         intake = self._intakes.get(channel)

@@ -92,6 +92,12 @@ class Following:
         if follower is not None:
             follower.reconnect()
 
+    def not_reached(self, name: str, txid: int) -> None:
+        """Takes note that what was applied is not the state of an image. From any thread."""
+        replicas = self._replicas
+        if replicas is not None:
+            replicas.not_reached(name, txid)
+
     def stop_receiving(self) -> None:
         """Ends the stream; when this returns, nothing of it comes in any more."""
         follower, self._follower = self._follower, None

@@ -22,7 +22,7 @@ RECEIVE_BYTES = 1 << 16
 
 GIVE_UP_CHECK_S = 0.2
 
-Event = m.Committed | m.ShmCreated
+Event = m.Committed | m.ShmCreated | m.NotReached
 _log = logging.getLogger("litefs.node")
 
 
@@ -130,7 +130,7 @@ class LinkClient:
 
     def _take(self, messages: list[m.FilesystemMessage]) -> None:
         for message in messages:
-            if isinstance(message, m.Committed | m.ShmCreated):
+            if isinstance(message, m.Committed | m.ShmCreated | m.NotReached):
                 self._on_event(message)
             elif not isinstance(message, m.Pong):
                 self._waiting.popleft().put(message)

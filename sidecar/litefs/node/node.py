@@ -361,6 +361,9 @@ class Node:
     # ---- the link ----
 
     def _take_event(self, event: Event) -> None:
+        if isinstance(event, m.NotReached):
+            self._following.not_reached(event.name, event.txid)
+            return
         if isinstance(event, m.ShmCreated):
             self._guard.add(event.name)
             return

@@ -243,6 +243,12 @@ class Replicas:
     def _applied_one(self, name: str, txid: int) -> None:
         self.tell(m.Applied(name, txid))
 
+    def not_reached(self, name: str, txid: int) -> None:
+        """Takes note that what was applied is not the state of an image. From any thread."""
+        applier = self._appliers.get(name)
+        if applier is not None:
+            applier.give_up(f"image {txid:016x} does not lead to the state that it names")
+
     def _failed_one(self, name: str) -> None:
         with self._lock:
             self._failed.add(name)

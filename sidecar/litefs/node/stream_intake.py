@@ -22,6 +22,11 @@ from litefs.storage.disk import disk_from_environment
 
 PROGRESS_EVERY_S = 5.0
 
+DRIP_S = 20.0
+DRIP_BYTES = 32 << 10
+"""Who sends less of a frame or an image than this in so long, while we wait for it, will never be done. Time in which
+we wait for our own disk does not count, and a network that carries anything carries more."""
+
 ARRIVED_BYTES_MAX = 4 << 20
 """Images and their pages that wait to be put into a log together; with one more they fit a message of the link."""
 
@@ -45,6 +50,8 @@ class StreamIntake:
         self._name = ""
         self._begun = self._said = 0.0
         self._begun_ms = 0
+        self._waited_s = 0.0
+        self._bytes_since = 0
         self._arrived: dict[str, list[ArrivedImage]] = {}
         self._arrived_bytes = self._newest_ms = 0
 
@@ -60,7 +67,21 @@ class StreamIntake:
         finally:
             self._hand_on()
 
+    def note_wait(self, seconds: float) -> None:
+        """Takes note that the follower waited for bytes, of this stream or another one of the connection.
+
+        Raises:
+            PeerError: what was begun is not going to end.
+        """
+        if self._decoder.is_between_frames or self._bytes_since >= DRIP_BYTES:
+            self._waited_s, self._bytes_since = 0.0, 0
+        self._waited_s += seconds
+        if self._waited_s > DRIP_S:
+            what = f"an image of {self._name}" if self._receiver is not None else "a frame"
+            raise PeerError(f"{self._bytes_since} bytes in {self._waited_s:.0f} s in the middle of {what}")
+
     def _take(self, data: bytes) -> bool:
+        self._bytes_since += len(data)
         for event in self._decoder.feed(data):
             match event:
                 case LtxChunk():

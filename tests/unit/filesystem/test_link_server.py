@@ -303,6 +303,14 @@ def test_a_log_that_cannot_take_an_image_is_a_rejection(replica: Link, tmp_path:
     assert replica.ask(m.AppendImages("a.db", [first])) == [m.Appended("a.db", 1)]
 
 
+def test_it_is_told_when_what_was_applied_is_not_the_state_of_an_image(replica: Link, tmp_path: Path) -> None:
+    first, _ = images_of(tmp_path, 2)
+    replica.greet()
+    replica.ask(m.AppendImages("a.db", [first]))
+    assert replica.ask(m.Applied("a.db", 1)) == [m.NotReached("a.db", 1)]
+    assert replica.ask(m.Applied("a.db", 0), m.Applied("unknown.db", 5)) == []
+
+
 def test_images_come_together_and_those_before_one_that_is_refused_stay(replica: Link, tmp_path: Path) -> None:
     first, second = images_of(tmp_path, 2)
     replica.greet()

@@ -60,6 +60,7 @@ FILESYSTEM_MESSAGES: list[m.FilesystemMessage] = [
     m.Rejected("a.db", "reason", 1, 2),
     m.Committed(INFO),
     m.ShmCreated("a.db"),
+    m.NotReached("a.db", 7),
     m.Pong(),
 ]
 
