@@ -8,7 +8,7 @@ from e2e import workloads
 from e2e.blog import PODS, Blog
 from e2e.commands import wait_until
 from e2e.errors import CommandError
-from e2e.installation import Installation
+from e2e.installation import RELEASE, Installation
 from e2e.kubectl import GONE_TIMEOUT_S, READY_TIMEOUT_S, Kubectl
 from e2e.target import Target
 from e2e.workloads import CLUSTER
@@ -63,7 +63,7 @@ def test_what_runs_goes_on_and_can_be_read(blog: Blog) -> None:
 def test_nothing_of_the_release_is_left_but_what_protects_data(blog: Blog, installation: Installation) -> None:
     kubectl = installation.kubectl
     kinds = "deployments,statefulsets,services,mutatingwebhookconfigurations,clusterroles,clusterrolebindings"
-    kept = kubectl("get", kinds, "-l", "app.kubernetes.io/part-of=litefs", "-o", "name").split()
+    kept = kubectl("get", kinds, "-l", f"app.kubernetes.io/instance={RELEASE}", "-o", "name").split()
     assert kept == []
     assert kubectl("get", "validatingadmissionpolicies", POLICY, "-o", "name")
     assert "finalizers" not in blog.kubectl.get("lfs", CLUSTER)["metadata"]
