@@ -40,6 +40,7 @@ class Answer:
         node_id: 16 hexadecimal digits.
         role: what it plays now; "primary" is the one that counts.
         is_ready: it is primary, or has caught up with one.
+        obstacle: why it is not, in words; "" if it is, or if it does not say.
         lag_ms: age of the newest sign of the primary; None before the first, and on the primary.
         lease_remaining_s: how long commits go on without a renewal; None with a static lease.
         positions: TXID/CHECKSUM of each database.
@@ -48,6 +49,7 @@ class Answer:
     node_id: str
     role: str
     is_ready: bool
+    obstacle: str
     lag_ms: int | None
     lease_remaining_s: float | None
     positions: Mapping[str, str]
@@ -136,6 +138,7 @@ def read_answer(document: Mapping[str, Any]) -> Answer:
         node_id=str(document["node_id"]),
         role=str(document["role"]),
         is_ready=bool(document["ready"]),
+        obstacle=str(document.get("obstacle") or ""),
         lag_ms=None if lag_ms is None else int(lag_ms),
         lease_remaining_s=None if remaining_s is None else float(remaining_s),
         positions={str(entry["name"]): str(entry["position"]) for entry in document.get("databases") or []},

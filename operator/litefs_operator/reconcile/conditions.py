@@ -76,8 +76,12 @@ def _ready(seen: Observation, primary: Primary, elected: Condition, synced: Cond
     if elected.status != "True" or member is None:
         return ready(elected.status, elected.reason, elected.message)
     if probe is None or probe.answer is None:
-        status = "Unknown" if probe is None or probe.silence is Silence.DENIED else "False"
-        return ready(status, _silence_reason(seen, member), f"the primary {_silence(seen, member)}")
+        # The kubelet asks it, too: a pod that is Ready is only out of the operator's reach.
+        return ready(
+            "Unknown" if member.is_ready else "False",
+            _silence_reason(seen, member),
+            f"the primary {_silence(seen, member)}",
+        )
     if probe.answer.role != "primary":
         message = f"{member.name} holds the lease, and says that it is {probe.answer.role}"
         return ready("False", "PrimaryNotServing", message)
@@ -105,7 +109,7 @@ def _synced(seen: Observation, primary: Primary) -> Condition:
         if leader is not None and (database := _diverged(leader, answer)):
             diverged.append(f"{database} on {member.name}")
         elif not answer.is_ready or answer.lag_ms is None or answer.lag_ms > LAG_MS_MAX:
-            behind.append(member.name)
+            behind.append(f"{member.name} ({answer.obstacle})" if answer.obstacle else member.name)
     if diverged:
         message = f"at the primary's transaction, but with another checksum: {', '.join(diverged)}"
         return synced("False", "Diverged", message)

@@ -53,6 +53,7 @@ def test_an_answer_is_read_with_the_token_of_the_cluster() -> None:
         node_id="00000000000000AB",
         role="replica",
         is_ready=True,
+        obstacle="",
         lag_ms=120,
         lease_remaining_s=0.0,
         positions={"app.db": "5/8"},

@@ -55,6 +55,7 @@ def answer(index: int, **changes: Any) -> Answer:
         "node_id": f"ID{index}",
         "role": "primary" if index == 0 else "replica",
         "is_ready": True,
+        "obstacle": "",
         "lag_ms": None if index == 0 else 250,
         "lease_remaining_s": 8.0 if index == 0 else 0.0,
         "positions": {"app.db": "0000000000000005/8000000000000001"},

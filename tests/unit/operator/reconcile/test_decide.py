@@ -283,7 +283,8 @@ def test_a_cluster_without_pods_is_pending_and_not_ready() -> None:
 @pytest.mark.parametrize(
     ("changes", "ready", "synced"),
     [
-        ({"probes": {0: silence()}}, ("False", "NodeUnreachable"), "True"),
+        ({"probes": {0: silence()}}, ("Unknown", "NodeUnreachable"), "True"),
+        ({"probes": {0: silence()}, "members": [member(0, is_ready=False)]}, ("False", "NodeUnreachable"), "True"),
         ({"probes": {0: silence(Silence.DENIED)}}, ("Unknown", "NodeTokenRefused"), "True"),
         ({"probes": {0: probe(0, at=NOW - FRESH_S - 1)}}, ("Unknown", "NotAskedYet"), "True"),
         ({"probes": {0: probe(0, role="acquiring")}}, ("False", "PrimaryNotServing"), "True"),
@@ -310,6 +311,12 @@ def test_ready_is_what_was_heard(changes: dict[str, Any], ready: tuple[str, str]
     assert conditions(decision)["Ready"] == ready
     assert conditions(decision)["ReplicasSynced"][0] == synced
     assert (decision.status["phase"] == "Running") == (ready[0] == "True")
+
+
+def test_a_replica_that_says_what_keeps_it_is_quoted() -> None:
+    decision = decide(seen(probes={1: probe(1, is_ready=False, obstacle="app.db is damaged")}))
+    messages = {entry["type"]: entry["message"] for entry in decision.status["conditions"]}
+    assert "blog-1 (app.db is damaged)" in messages["ReplicasSynced"]
 
 
 def test_data_that_go_with_a_pod_are_not_durable() -> None:
