@@ -88,9 +88,9 @@ def test_a_primary_whose_filesystem_process_hangs_gives_the_lease_up(pair: Pair)
     try:
         pair.cluster.await_primary(b, timeout_s=60.0)
         pair.await_insert(b, 2)
-        assert _get(a, "/readyz") == (503, "not ready: its filesystem process does not answer\n")
+        assert _get(a, "/readyz") == (503, "not ready: its filesystem process or its disk does not answer\n")
         assert 'litefs_lease_event_count{event="silent"} 1.0' in _get(a, "/metrics")[1]
-        assert "the lease is given up: its filesystem process does not answer" in a.log_text()
+        assert "the lease is given up: its filesystem process or its disk does not answer" in a.log_text()
     finally:
         os.kill(pid, signal.SIGCONT)
     pair.await_same_positions()

@@ -140,7 +140,7 @@ class LinkServer:
             return
         for message in messages:
             if isinstance(message, m.Ping):
-                self._send(m.Pong())
+                self._send(m.Pong(self._loop.sync_wait_s))
             else:
                 self._requests.append(message)
         if self._requests and self._request_arrived is not None:

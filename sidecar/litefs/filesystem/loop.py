@@ -164,6 +164,8 @@ class Loop:
         self._finished: deque[tuple[Waiter, Any, BaseException | None]] = deque()
         self._threads = 0
         self._pending_jobs = 0
+        self._syncs: list[float] = []
+        """When those that threads are at were begun, oldest first."""
         self._pace = pace or DiskPace()
         self.wakefulness: Wakefulness | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -357,7 +359,17 @@ class Loop:
         if pace.is_quick and not self._pending_jobs:
             pace.timed(step)
         else:
-            await self.offload(lambda: pace.timed(step))
+            begun = time.monotonic()
+            self._syncs.append(begun)
+            try:
+                await self.offload(lambda: pace.timed(step))
+            finally:
+                self._syncs.remove(begun)
+
+    @property
+    def sync_wait_s(self) -> float:
+        """How long the oldest sync of a log has been waiting for the disk, in seconds; 0 if none is."""
+        return time.monotonic() - self._syncs[0] if self._syncs else 0.0
 
     def _work(self) -> None:
         while True:

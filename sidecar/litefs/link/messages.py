@@ -240,7 +240,9 @@ class Committed(msgspec.Struct, frozen=True, tag="committed"):
 
 
 class Pong(msgspec.Struct, frozen=True, tag="pong"):
-    """The filesystem process takes messages. Says nothing of what it does with them."""
+    """The filesystem process takes messages. How long the oldest sync of a log has been waiting for the disk."""
+
+    sync_wait_s: float = 0.0
 
 
 class NotReached(msgspec.Struct, frozen=True, tag="not-reached"):

@@ -18,7 +18,7 @@ LEAVES = "this node is about to end"
 DAMAGED = "what it had was damaged, and it has not caught up with a primary since"
 """Why a node that set databases aside is no candidate."""
 
-SILENT = "its filesystem process does not answer"
+SILENT = "its filesystem process or its disk does not answer"
 """Why a node whose mount hangs is no candidate, and does not keep a lease."""
 
 

@@ -42,6 +42,8 @@ class LinkClient:
         self._poller.register(link, select.POLLOUT)
         self.received_n = 0
         """How often something came from the other process."""
+        self.sync_wait_s = 0.0
+        """How long it has been waiting for the disk in a sync of a log, as it said last."""
 
     def start(self) -> None:
         """Begins to read."""
@@ -132,7 +134,9 @@ class LinkClient:
         for message in messages:
             if isinstance(message, m.Committed | m.ShmCreated | m.NotReached):
                 self._on_event(message)
-            elif not isinstance(message, m.Pong):
+            elif isinstance(message, m.Pong):
+                self.sync_wait_s = message.sync_wait_s
+            else:
                 self._waiting.popleft().put(message)
 
 

@@ -1,4 +1,4 @@
-"""Notices that the filesystem process hangs: it is there, and nothing comes from it any more.
+"""Notices that the filesystem process hangs: it is there, and nothing comes from it any more, or its disk is stuck.
 
 Strategy: a question in every beat, and a count of the beats without anything in between. Beats are counted, not
 seconds: a machine that stood still as a whole has missed none.
@@ -16,6 +16,10 @@ BEAT_S = 1.0
 MISSED_MAX = 10
 """Its loop never waits for the disk, so this is far more than any load explains; less than a lease lasts, usually."""
 
+SYNC_WAIT_MAX_S = 60.0
+"""A sync of a log that takes longer means that the disk does not answer. It is that of one transaction or of some small
+ones: a slow disk takes 20 s for a gigabyte."""
+
 _log = logging.getLogger("litefs.node")
 
 
@@ -29,7 +33,7 @@ class Pulse:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
         self.is_silent = False
-        """Nothing has come for `MISSED_MAX` beats."""
+        """Nothing has come for `MISSED_MAX` beats, or its disk does not answer."""
 
     def start(self) -> None:
         """Begins."""
@@ -54,14 +58,20 @@ class Pulse:
             self._stopping.wait(BEAT_S)
             missed = missed + 1 if self._link.received_n == heard_n else 0
             heard_n = self._link.received_n
-            self._note(missed >= MISSED_MAX)
+            if missed >= MISSED_MAX:
+                self._note(f"the filesystem process does not answer for {MISSED_MAX * BEAT_S:.0f} s")
+            elif self._link.sync_wait_s >= SYNC_WAIT_MAX_S:
+                self._note(f"the disk does not answer: a sync of a log takes longer than {SYNC_WAIT_MAX_S:.0f} s")
+            else:
+                self._note("")
 
-    def _note(self, is_silent: bool) -> None:
+    def _note(self, trouble: str) -> None:
+        is_silent = bool(trouble)
         if is_silent == self.is_silent:
             return
         self.is_silent = is_silent
         if is_silent:
-            _log.error("the filesystem process does not answer for %.0f s", MISSED_MAX * BEAT_S)
+            _log.error("%s", trouble)
         else:
-            _log.warning("the filesystem process answers again")
+            _log.warning("the filesystem process and its disk answer again")
         self._on_change(is_silent)

@@ -92,3 +92,30 @@ def test_a_sync_in_place_tells_its_error_to_the_steps() -> None:
 
     loop = Loop(DiskPace(lambda: disk.now_s))
     assert loop.run(loop.drive(steps())) == f"seen {errno.EIO}"
+
+
+def test_the_loop_tells_how_long_the_disk_lets_a_sync_wait() -> None:
+    loop = Loop()
+    is_released = threading.Event()
+    waits_s: list[float] = []
+
+    def steps(sync: LogSync) -> Steps[None]:
+        yield sync
+
+    def hang() -> None:
+        is_released.wait(20)
+
+    async def watch() -> None:
+        loop.spawn(loop.drive(steps(LogSync(hang))), "stuck")
+        while not loop.sync_wait_s:
+            await loop.yield_now()
+        while len(waits_s) < 3:
+            loop.spawn(loop.drive(steps(LogSync(lambda: None))), "beside")  # the oldest counts
+            waits_s.append(loop.sync_wait_s)
+            await loop.yield_now()
+        is_released.set()
+        while loop.sync_wait_s:
+            await loop.yield_now()
+
+    loop.run(watch())
+    assert waits_s == sorted(waits_s)

@@ -61,7 +61,7 @@ FILESYSTEM_MESSAGES: list[m.FilesystemMessage] = [
     m.Committed(INFO),
     m.ShmCreated("a.db"),
     m.NotReached("a.db", 7),
-    m.Pong(),
+    m.Pong(0.25),
 ]
 
 

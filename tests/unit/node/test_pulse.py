@@ -21,6 +21,7 @@ class Other:
     def __init__(self) -> None:
         self.ours, self._socket = socket.socketpair()
         self.is_awake = True
+        self.sync_wait_s = 0.0
         self.changes: list[bool] = []
         self.link = LinkClient(self.ours, lambda _event: None, lambda: None)
         self.link.start()
@@ -40,7 +41,7 @@ class Other:
         with self._socket, contextlib.suppress(OSError):  # the test closed its end
             while data := self._socket.recv(4096):
                 pings = [message for message in decoder.feed(data) if isinstance(message, m.Ping)]
-                self._socket.sendall(encode(m.Pong()) * len(pings) if self.is_awake else b"")
+                self._socket.sendall(encode(m.Pong(self.sync_wait_s)) * len(pings) if self.is_awake else b"")
 
 
 @pytest.fixture
@@ -63,6 +64,18 @@ def test_who_does_not_answer_is_silent_until_it_answers_again(other: Other) -> N
     other.pulse.start()
     eventually(lambda: other.pulse.is_silent)
     other.is_awake = True
+    eventually(lambda: not other.pulse.is_silent)
+    assert other.changes == [True, False]
+
+
+def test_a_disk_that_does_not_answer_counts_as_silence(other: Other) -> None:
+    other.sync_wait_s = pulse.SYNC_WAIT_MAX_S / 2
+    other.pulse.start()
+    eventually(lambda: other.link.sync_wait_s > 0)
+    assert not other.pulse.is_silent
+    other.sync_wait_s = pulse.SYNC_WAIT_MAX_S
+    eventually(lambda: other.pulse.is_silent)
+    other.sync_wait_s = 0.0
     eventually(lambda: not other.pulse.is_silent)
     assert other.changes == [True, False]
 
