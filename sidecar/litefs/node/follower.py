@@ -51,6 +51,9 @@ REFUSED_DELAY_S = 10.0
 
 LAG_EVERY_S = 0.1
 
+UNKNOWN_NAMED_MAX = 10
+"""Databases that the log names when the primary does not have them; of more it says how many."""
+
 _log = logging.getLogger("litefs.node")
 
 
@@ -101,6 +104,7 @@ class Follower:
         self._complaint = ""
         self._has_progressed = False
         self._is_ready_said = False
+        self._unknown_n = 0
         self._lag_said = 0.0
         self.state = FollowerState()
         replicas.on_taken_over = self._taken_over
@@ -165,6 +169,7 @@ class Follower:
             intake.abort()
         self._intakes.clear()
         self._is_ready_said = False
+        self._unknown_n = 0
         self._close()
         if self.state.is_connected:
             self.state.is_connected = False
@@ -260,9 +265,11 @@ class Follower:
                 self._heard(event.timestamp_ms)
             case ReadyFrame():
                 self._has_progressed = self._is_ready_said = True
+                if self._unknown_n > UNKNOWN_NAMED_MAX:
+                    _log.info("the primary does not have %d databases of this node; kept", self._unknown_n)
                 self._note_ready()
             case DropDbFrame():
-                _log.info("%s: the primary does not have it; kept", event.name)
+                self._note_unknown(event.name)
             case HandoffFrame():
                 self._on_handed(event.lease_id)
             case EndFrame():
@@ -270,6 +277,11 @@ class Follower:
             case _:
                 pass  # HWM: backups are not built yet
         return self._stopping.is_set()
+
+    def _note_unknown(self, name: str) -> None:
+        self._unknown_n += 1
+        level = logging.INFO if self._unknown_n <= UNKNOWN_NAMED_MAX else logging.DEBUG
+        _log.log(level, "%s: the primary does not have it; kept", name)
 
     def _note_ready(self) -> None:
         """The primary has sent all that there was; what came may yet be on its way to its place."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from litefs.formats.position import Pos
-from litefs.formats.stream import DropDbFrame, HeartbeatFrame, encode_position_map
+from litefs.formats.stream import DropDbFrame, HeartbeatFrame, StreamDecoder, encode_position_map
 from litefs.http import bodies, responses
 from litefs.http.api import POSITION_MAP_BYTES_MAX
 from tests.unit.http.fake_node import FakeNode
@@ -137,6 +137,19 @@ def test_a_follower_that_knows_thousands_of_databases_that_we_do_not_is_told_so(
             if dropped == len(unknown):
                 break
     assert dropped == len(unknown)
+
+
+def test_thousands_of_unknown_databases_are_told_in_few_writes(node: FakeNode, served: Served) -> None:
+    node.create("a.db")
+    node.commit("a.db", 1)
+    unknown = {f"{n:08x}": pos(1, 1 << 63) for n in range(10_000)}
+    decoder, dropped, parts = StreamDecoder(), 0, 0
+    with served.follow(unknown) as stream:
+        while dropped < len(unknown):
+            data = stream.response.read1(1 << 20)
+            parts += 1
+            dropped += sum(isinstance(frame, DropDbFrame) for frame in decoder.feed(data))
+    assert parts < 100
 
 
 @pytest.mark.parametrize("caller", ["", "zz", "0" * 5000, "<script>", '"} {', "é", "-1"])
