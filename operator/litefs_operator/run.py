@@ -27,6 +27,7 @@ from litefs_operator.known import ClusterKey, Known, cluster_key
 from litefs_operator.kube import KubeApi, object_path
 from litefs_operator.leader import Leader
 from litefs_operator.metrics import Metrics
+from litefs_operator.node_client import NodeClient
 from litefs_operator.options import LogStyle, Options
 from litefs_operator.reconcile.act import Actor
 from litefs_operator.reconcile.leases import InstalledConsul, Leases
@@ -169,6 +170,7 @@ class Operator:
             self._stores,
             lambda touch: Leases(installed, metrics, touch),
             Actor(self._kube, key, metrics),
+            NodeClient(),
             self._events,
             metrics,
         )

@@ -87,19 +87,18 @@ class Reconciler:
         stores: Stores,
         leases: Callable[[Callable[[ClusterKey], None]], Leases],
         actor: Actor,
+        nodes: NodeClient,
         events: EventRecorder,
         metrics: Metrics,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Args: leases: makes the watches, given who is told of changes; clock: monotonic seconds."""
+        """Args: leases: makes the watches, given who is told of changes; nodes: is closed at the end."""
         self._known = known
         self._stores = stores
         self._leases = leases(self.touch)
         self._actor = actor
         self._events = events
         self._metrics = metrics
-        self._clock = clock
-        self._nodes = NodeClient()
+        self._nodes = nodes
         self._works: dict[ClusterKey, _Work] = {}
         self._queue: WorkQueue[ClusterKey] = WorkQueue()
 
@@ -161,7 +160,7 @@ class Reconciler:
         lease = self._leases.view(key, spec)
         members = self._stores.members(key)
         self._ask_if_due(key, work, spec, lease, members)
-        if lease.state is LeaseState.UNKNOWN and self._clock() - work.since < FIRST_S:
+        if lease.state is LeaseState.UNKNOWN and time.monotonic() - work.since < FIRST_S:
             self._alarm(key, work, FIRST_S)
             return
         decision = decide(self._observe(cluster, spec, lease, members, work))
@@ -175,7 +174,7 @@ class Reconciler:
             return
         work.failures = 0
         # A question under way marks the cluster when it is answered.
-        ask_s = work.asked_at + work.ask_pause_s() - self._clock() if work.asking is None else ASK_SETTLED_S
+        ask_s = work.asked_at + work.ask_pause_s() - time.monotonic() if work.asking is None else ASK_SETTLED_S
         pauses = [pause for pause in (ask_s, pause_s, decision.look_again_s) if pause is not None]
         self._alarm(key, work, max(min(pauses), 0.0))
 
@@ -192,7 +191,7 @@ class Reconciler:
             services=self._stores.services(key),
             budgets=self._stores.budgets(key[0]),
             memory=work.memory,
-            now=self._clock(),
+            now=time.monotonic(),
             timestamp=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
 
@@ -207,7 +206,7 @@ class Reconciler:
             rw = self._stores.services(key).get(rw_service(key[1]))
             node = str(rw.spec["selector"].get(NODE, "")) if rw is not None else ""
             memory = Memory(primary_node="" if node == NO_NODE else node)
-            work = self._works[key] = _Work(uid=uid, since=self._clock(), memory=memory)
+            work = self._works[key] = _Work(uid=uid, since=time.monotonic(), memory=memory)
         return work
 
     # ---- asking the nodes ----
@@ -220,7 +219,7 @@ class Reconciler:
             return  # its end marks the cluster
         if wanted != work.asked_for:
             work.asks = 0
-        elif self._clock() - work.asked_at < work.ask_pause_s():
+        elif time.monotonic() - work.asked_at < work.ask_pause_s():
             return
         else:
             work.asks += 1
@@ -236,7 +235,7 @@ class Reconciler:
             )
             work.probes = {member.uid: probe for member, probe in zip(asked, probes, strict=True)}
         finally:
-            work.asked_at = self._clock()
+            work.asked_at = time.monotonic()
             work.asking = None
             self.touch(key)
 
@@ -246,7 +245,7 @@ class Reconciler:
         self, cluster: Manifest, work: _Work, members: tuple[Member, ...], decision: Decision
     ) -> float | None:
         """Writes the status if it is another one. Returns when to come back to write what had to wait."""
-        now = self._clock()
+        now = time.monotonic()
         is_new = now - work.since < FIRST_S and any(member.ip and member.uid not in work.probes for member in members)
         if is_new or (work.asking is not None and work.asks == 0):
             # What the nodes said before the lease or the pods changed would be told as news. Their answers, which

@@ -7,7 +7,7 @@ It counts versions, refuses stale ones, merges patches and keeps owners of appli
 import asyncio
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from litefs_operator.errors import ConflictError, KubeUnavailableError, NotFoundError
@@ -20,6 +20,8 @@ class FakeKube:
         self.objects: dict[str, Manifest] = {}
         self.requests: list[tuple[str, str]] = []
         self.is_down = False
+        self.changed: Callable[[], object] = lambda: None
+        """Is called after every change, in the thread that made it."""
         self._versions = itertools.count(1)
 
     def put(self, path: str, manifest: Manifest) -> Manifest:
@@ -27,6 +29,7 @@ class FakeKube:
         stored = copy.deepcopy(manifest)
         stored.setdefault("metadata", {})["resourceVersion"] = str(next(self._versions))
         self.objects[path] = stored
+        self.changed()
         return copy.deepcopy(stored)
 
     def written(self) -> list[tuple[str, str]]:

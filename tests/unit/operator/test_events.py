@@ -20,7 +20,7 @@ def event(message: str = "it happened") -> ClusterEvent:
 
 
 def messages_of(kube: FakeKube) -> list[str]:
-    return [found["message"] for found in kube.objects.values()]
+    return [found["message"] for found in kube.objects.copy().values()]
 
 
 async def until(holds: Callable[[], bool]) -> None:
