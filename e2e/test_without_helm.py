@@ -16,7 +16,7 @@ MANIFESTS = REPOSITORY / "manifests"
 
 
 class Manifests:
-    """The files, with the images of the target."""
+    """The files, with the images of the target, in one namespace."""
 
     def __init__(self, kubectl: Kubectl, target: Target) -> None:
         self._kubectl = kubectl
@@ -48,11 +48,13 @@ def manifests(kubectl: Kubectl, target: Target, idle_installation: Installation)
     """LiteFS, installed from manifests/install.yaml."""
     if idle_installation.is_there():
         idle_installation.uninstall()
-    manifests = Manifests(kubectl, target)
-    manifests.apply("install.yaml")
-    idle_installation.wait_operator()
-    yield manifests
-    manifests.delete("install.yaml")
+    everything = Manifests(idle_installation.kubectl, target)
+    try:
+        everything.apply("install.yaml")
+        idle_installation.wait_operator()
+        yield Manifests(kubectl, target)
+    finally:
+        everything.delete("install.yaml")
 
 
 @pytest.fixture(scope="module")
