@@ -62,6 +62,10 @@ class Metrics:
         """Shows how long ago a watch heard anything."""
         self._watch_age.labels(name).set_function(lambda: time.monotonic() - watch.heard_at)
 
+    def forget_watch(self, name: str) -> None:
+        """Shows a watch no more that was ended."""
+        self._watch_age.remove(name)
+
     def cluster_count(self, count: Callable[[], int]) -> None:
         """Shows how many LiteFSClusters are known."""
         self._clusters.set_function(lambda: float(count()))

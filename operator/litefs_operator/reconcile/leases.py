@@ -25,6 +25,10 @@ class InstalledConsul:
     ca: str
 
 
+_Source = tuple[ConsulAddress, str]
+"""A Consul, and the prefix below which it is watched."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
     """Where a cluster's lease is kept."""
@@ -43,7 +47,7 @@ class Leases:
         self._metrics = metrics
         self._changed = changed
         self._places: dict[ClusterKey, _Place] = {}
-        self._watches: dict[tuple[ConsulAddress, str], LeaseWatch] = {}
+        self._watches: dict[_Source, LeaseWatch] = {}
 
     def view(self, key: ClusterKey, spec: ClusterSpec) -> LeaseView:
         """Returns what is known of a cluster's lease, and sees to it that its changes are told."""
@@ -66,31 +70,43 @@ class Leases:
             )
         except ConsulError as error:
             return LeaseView(state=LeaseState.UNREACHABLE, message=str(error))
-        name = consul.key or f"{COMMON_PREFIX}{key[0]}/{key[1]}"
-        prefix = COMMON_PREFIX if name.startswith(COMMON_PREFIX) else name
-        place = _Place(address=address, prefix=address.key(prefix), key=address.key(name))
-        self._places[key] = place
+        name = (consul.key or "").strip("/") or f"{COMMON_PREFIX}{key[0]}/{key[1]}"
+        full = address.key(name)
+        place = _Place(
+            address=address,
+            prefix=full[: -len(name)] + COMMON_PREFIX if name.startswith(COMMON_PREFIX) else full,
+            key=full,
+        )
+        if self._places.get(key) != place:
+            self._places[key] = place
+            self._stop_unwanted()
         return _view_of(self._watch(place).view, place.key)
 
     def forget(self, key: ClusterKey) -> None:
         """A cluster is gone."""
         self._places.pop(key, None)
+        self._stop_unwanted()
+
+    def _stop_unwanted(self) -> None:
         wanted = {(place.address, place.prefix) for place in self._places.values()}
         for unwanted in self._watches.keys() - wanted:
-            self._watches.pop(unwanted).stop()
+            self._stop(unwanted)
 
     def close(self) -> None:
         """Ends all watches."""
-        for watch in self._watches.values():
-            watch.stop()
-        self._watches.clear()
+        for source in list(self._watches):
+            self._stop(source)
 
     def _watch(self, place: _Place) -> LeaseWatch:
         source = (place.address, place.prefix)
         if source not in self._watches:
             watch = self._watches[source] = LeaseWatch(place.address, place.prefix, self._take)
-            self._metrics.watch_age(f"{place.address.base_url}/{place.prefix}", watch)
+            self._metrics.watch_age(_label(source), watch)
         return self._watches[source]
+
+    def _stop(self, source: _Source) -> None:
+        self._watches.pop(source).stop()
+        self._metrics.forget_watch(_label(source))
 
     def _take(self, watch: LeaseWatch, before: ConsulView, now: ConsulView) -> None:
         for key in self._touched(watch, before, now):
@@ -103,6 +119,11 @@ class Leases:
                 continue
             if is_general or before.holders.get(place.key) != now.holders.get(place.key):
                 yield key
+
+
+def _label(source: _Source) -> str:
+    """The name of a watch in the metrics; an address has no token in it."""
+    return f"{source[0].base_url}/{source[1]}"
 
 
 def _view_of(view: ConsulView, key: str) -> LeaseView:
