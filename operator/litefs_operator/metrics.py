@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -64,7 +65,8 @@ class Metrics:
 
     def forget_watch(self, name: str) -> None:
         """Shows a watch no more that was ended."""
-        self._watch_age.remove(name)
+        with suppress(KeyError):  # two watches of a Consul, with another token each, share a name
+            self._watch_age.remove(name)
 
     def cluster_count(self, count: Callable[[], int]) -> None:
         """Shows how many LiteFSClusters are known."""
