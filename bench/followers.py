@@ -9,13 +9,16 @@ from functools import partial
 
 from bench.client import Client, run_client
 from bench.processes import rss_mib
-from bench.replication import CATCH_UP_TIMEOUT_S, await_same_position
+from bench.replication import CATCH_UP_TIMEOUT_S, await_same_position, visibility
 from bench.targets import Target
 from bench.workload import Round, Workload
 
 FOLLOWERS = 16
 DATABASES = 100
-BEHIND_TX = 100_000
+BEHIND_TX = {"WAL": 100_000, "DELETE": 20_000}
+"""What the replica missed; in DELETE mode writing so many takes longest."""
+
+BALLAST_ROWS = 200_000
 STALLED_SECONDS = 8.0
 """Longer than a follower that takes nothing is waited for."""
 
@@ -39,32 +42,47 @@ def _followers(mode: str, target: Target, round_: Round) -> dict[str, float]:
 
 
 def _stalled(target: Target, round_: Round) -> dict[str, float]:
-    """What a follower that never reads costs the primary, while another one reads and an application writes."""
+    """What a follower that never reads costs the primary, against one that reads, while an application writes."""
     assert target.primary is not None
     path = target.directory / f"stalled-{round_.number}.db"
-    run_client(target, "inserts", path, "WAL", "NORMAL", 0.2)
-    before = rss_mib(target.primary)
-    readers = Client(target, "stream_readers", "127.0.0.1", target.primary.port, 2, 1)
+    rss: list[float] = []
+    for stalled in (0, 1):
+        readers = Client(target, "stream_readers", "127.0.0.1", target.primary.port, 2, stalled)
+        try:
+            readers.go()
+            run_client(target, "inserts", path, "WAL", "NORMAL", STALLED_SECONDS)
+            rss.append(rss_mib(target.primary))
+        finally:
+            readers.end()
+    return {"RSS growth MiB": rss[1] - rss[0], "RSS MiB": rss[1]}
+
+
+def _visible_beside_stalled(mode: str, target: Target, round_: Round) -> dict[str, float]:
+    """When a commit is seen on a replica while another follower has not taken for seconds what it was sent."""
+    assert target.primary is not None
+    readers = Client(target, "stream_readers", "127.0.0.1", target.primary.port, 1, 1)
     try:
-        readers.go()
-        run_client(target, "inserts", path, "WAL", "NORMAL", STALLED_SECONDS)
-        return {"RSS growth MiB": rss_mib(target.primary) - before}
+        # More than the kernel keeps for it, in one piece: from here on every write to that follower waits.
+        ballast = f"ballast-{mode}-{round_.number}.db"
+        run_client(target, "inserts", target.directory / ballast, "WAL", "NORMAL", 0, BALLAST_ROWS)
+        await_same_position(target, ballast)
+        return visibility(mode, target, round_)
     finally:
         readers.end()
 
 
-def _catch_up(target: Target, round_: Round) -> dict[str, float]:
+def _catch_up(mode: str, target: Target, round_: Round) -> dict[str, float]:
     """A replica that missed many small transactions, from its start to the primary's position."""
     assert target.primary is not None
     assert target.replica is not None
-    name = f"behind-{round_.number}.db"
-    run_client(target, "inserts", target.directory / name, "WAL", "NORMAL", 0, 100)
+    name = f"behind-{mode}-{round_.number}.db"
+    run_client(target, "inserts", target.directory / name, mode, "NORMAL", 0, 100)
     await_same_position(target, name)
     target.replica.stop()
     path = target.directory / name
     done = 0.0
-    while done < BEHIND_TX:
-        done += run_client(target, "inserts", path, "WAL", "OFF", 5)["tx"]
+    while done < BEHIND_TX[mode]:
+        done += run_client(target, "inserts", path, mode, "OFF", 2)["tx"]
     started = time.monotonic()
     target.replica.start()
     await_same_position(target, name)
@@ -85,6 +103,19 @@ WORKLOADS = [
     Workload(name="commits beside followers DELETE", measure=partial(_followers, "DELETE"), bare=False),
     Workload(name="commits beside followers WAL", measure=partial(_followers, "WAL"), bare=False),
     Workload(name="a follower that never reads", measure=_stalled, bare=False, rounds_max=1),
-    Workload(name="catching up", measure=_catch_up, replica=True, bare=False, rounds_max=1),
+    Workload(
+        name="visible beside a stalled follower DELETE",
+        measure=partial(_visible_beside_stalled, "DELETE"),
+        replica=True,
+        bare=False,
+    ),
+    Workload(
+        name="visible beside a stalled follower WAL",
+        measure=partial(_visible_beside_stalled, "WAL"),
+        replica=True,
+        bare=False,
+    ),
+    Workload(name="catching up DELETE", measure=partial(_catch_up, "DELETE"), replica=True, bare=False, rounds_max=1),
+    Workload(name="catching up WAL", measure=partial(_catch_up, "WAL"), replica=True, bare=False, rounds_max=1),
     Workload(name="databases in turn", measure=_in_turn),
 ]

@@ -28,7 +28,8 @@ def await_same_position(target: Target, name: str, *, replica: LitefsNode | None
     await_position(follower, follower.mount_dir / name, position, timeout_s=CATCH_UP_TIMEOUT_S)
 
 
-def _visibility(mode: str, target: Target, round_: Round) -> dict[str, float]:
+def visibility(mode: str, target: Target, round_: Round) -> dict[str, float]:
+    """From when a commit returns on the primary until a reader of the replica sees it."""
     name = f"visible-{round_.number}.db"
     count = max(50, int(round_.seconds / COMMIT_INTERVAL_S))
     writer = Client(target, "visibility_writer", target.directory / name, mode, count, COMMIT_INTERVAL_S)
@@ -74,7 +75,7 @@ def _snapshot(target: Target, round_: Round) -> dict[str, float]:
 
 
 WORKLOADS = [
-    Workload(name="visible on replica DELETE", measure=partial(_visibility, "DELETE"), replica=True, bare=False),
-    Workload(name="visible on replica WAL", measure=partial(_visibility, "WAL"), replica=True, bare=False),
+    Workload(name="visible on replica DELETE", measure=partial(visibility, "DELETE"), replica=True, bare=False),
+    Workload(name="visible on replica WAL", measure=partial(visibility, "WAL"), replica=True, bare=False),
     Workload(name="snapshot of 1 GiB to a new replica", measure=_snapshot, bare=False, rounds_max=3),
 ]
