@@ -236,6 +236,8 @@ class LeaseWatch:
                 _log.exception("watching the lease")
                 self._inbox.sleep(self._retry_s)
                 continue
+            if self._is_ending:
+                return  # the next process of this node looks after the lease, if any
             self._note_available()
             self._inbox.see(holder)
             if self._lease.term and (holder is None or holder.term != self._lease.term):
