@@ -117,7 +117,10 @@ class Admission:
             RefusedError: the operator does not get an answer.
         """
         try:
-            return await asyncio.to_thread(self._kube.get, path)
+            try:
+                return await asyncio.to_thread(self._kube.get, path)
+            except KubeUnavailableError:  # a connection that the API server closed a moment ago
+                return await asyncio.to_thread(self._kube.get, path)
         except NotFoundError:
             raise
         except (KubeError, KubeUnavailableError) as error:

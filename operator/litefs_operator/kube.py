@@ -62,9 +62,14 @@ def object_path(api_version: str, plural: str, namespace: str = "", name: str = 
 class KubeApi:
     """A connection to the API server, for any number of threads."""
 
-    def __init__(self, client: ApiClient) -> None:
-        """Args: client: holds address and credentials."""
+    def __init__(self, client: ApiClient, answer_s: float = ANSWER_TIMEOUT_S) -> None:
+        """Args: client: holds address and credentials; answer_s: how long an answer may take."""
         self._client = client
+        self._answer_s = answer_s
+
+    def within(self, answer_s: float) -> "KubeApi":
+        """Returns the same connection, for requests whose answers may take so long."""
+        return KubeApi(self._client, answer_s)
 
     @classmethod
     def connect(cls, kubeconfig: str | None = None) -> "KubeApi":
@@ -85,6 +90,7 @@ class KubeApi:
             except ConfigException as error:
                 raise KubeUnavailableError(f"no service account, and no kubeconfig: {error}") from error
         configuration.connection_pool_maxsize = CONNECTIONS
+        configuration.retries = False  # who asks knows better whether it is worth another time
         return cls(ApiClient(configuration))
 
     def get(self, path: str, **query: str | int) -> Manifest:
@@ -162,7 +168,7 @@ class KubeApi:
     def _object(
         self, method: str, path: str, query: Mapping[str, str | int], body: Manifest | None = None, kind: str = ""
     ) -> Manifest:
-        response = self._send(method, path, query, body, kind, ANSWER_TIMEOUT_S)
+        response = self._send(method, path, query, body, kind, self._answer_s)
         try:
             answer: Manifest = json.loads(response.data)
         except (urllib3.exceptions.HTTPError, ValueError) as error:

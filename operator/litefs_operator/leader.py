@@ -29,6 +29,8 @@ DURATION_S = 15
 RENEW_S = 2.0
 ACT_S = 10.0
 """How long the holder acts after the last confirmed renewal: client-go's renew deadline."""
+ANSWER_S = 4.0
+"""For a request about the Lease: two of them fit before the holder must stop."""
 LOOK_S = 1.0
 """How often a standby looks: it takes over a second after a release, and asks the API server for one small object."""
 
@@ -69,7 +71,7 @@ class Leader:
         self, kube: KubeApi, namespace: str, name: str, identity: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Args: identity: of this replica, the pod's name; clock: monotonic seconds."""
-        self._kube = kube
+        self._kube = kube.within(ANSWER_S)
         self._collection = object_path(_API, "leases", namespace)
         self._name = name
         self._namespace = namespace
@@ -91,23 +93,36 @@ class Leader:
 
         Returns after `release`.
         """
+        renewing = asyncio.create_task(self._renew())
+        try:
+            while not self._is_ending and not renewing.done():
+                if self.leads():
+                    await self._lead(lead)
+                await asyncio.wait([renewing], timeout=0.1 * LOOK_S)
+            if renewing.done():
+                renewing.result()  # it ends by itself only when it failed, or was told to
+        finally:
+            renewing.cancel()
+
+    async def _lead(self, lead: Callable[[], Awaitable[None]]) -> None:
+        """Runs `lead` for as long as this replica has the Lease: also while a renewal waits for its answer."""
+        _log.info("this replica acts: it holds the Lease %s", self._name)
+        acting = self._acting = asyncio.ensure_future(lead())
+        try:
+            while self.leads() and not acting.done():
+                await asyncio.wait([acting], timeout=max(min(self._acts_until - self._clock(), LOOK_S), 0.0))
+        finally:
+            acting.cancel()
+            await asyncio.wait([acting])
+        _log.info("this replica acts no more")
+        if not acting.cancelled() and acting.exception() is not None:
+            raise RuntimeError("the acting part ended") from acting.exception()
+
+    async def _renew(self) -> None:
+        """Looks after the Lease, until it is cancelled."""
         while not self._is_ending:
             await self.step()
-            if not self.leads():
-                await asyncio.sleep(LOOK_S)
-                continue
-            _log.info("this replica acts: it holds the Lease %s", self._name)
-            acting = self._acting = asyncio.ensure_future(lead())
-            try:
-                while self.leads() and not acting.done():
-                    await asyncio.wait([acting], timeout=RENEW_S)
-                    await self.step()
-            finally:
-                acting.cancel()
-                await asyncio.wait([acting])
-            _log.info("this replica acts no more")
-            if not acting.cancelled() and acting.exception() is not None:
-                raise RuntimeError("the acting part ended") from acting.exception()
+            await asyncio.sleep(RENEW_S if self.leads() else LOOK_S)
 
     async def release(self) -> None:
         """Stops acting, and lets the other replica take over at once."""

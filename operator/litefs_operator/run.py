@@ -40,7 +40,7 @@ COMPONENT = "litefs-operator"
 INDEX_LOOK_S = 0.5
 """How often a replica that starts looks whether it is ready."""
 
-KEY_RETRY_S = 5.0
+RETRY_S = 5.0
 THREADS = 16
 """Requests at once: four workers, events, the webhook's lookups; and the Lease, which must not wait behind them."""
 
@@ -187,7 +187,7 @@ class Operator:
                 )
             except (KubeError, KubeUnavailableError) as error:
                 _log.error("the key of this installation: %s", error)
-            await asyncio.sleep(KEY_RETRY_S)
+            await asyncio.sleep(RETRY_S)
 
     def _missing(self) -> list[str]:
         """Returns what keeps this replica from being ready."""
@@ -206,6 +206,7 @@ class Operator:
                 self._is_indexed = listed <= set(self._known.clusters())
             except (KubeError, KubeUnavailableError) as error:
                 _log.warning("the LiteFSClusters cannot be listed: %s", error)
+                await asyncio.sleep(RETRY_S)
             await asyncio.sleep(INDEX_LOOK_S)
 
     def _list_clusters(self) -> set[ClusterKey]:

@@ -32,6 +32,9 @@ class FakeKube:
         self.changed()
         return copy.deepcopy(stored)
 
+    def within(self, _answer_s: float) -> "FakeKube":
+        return self
+
     def written(self) -> list[tuple[str, str]]:
         """The requests that were no reads."""
         return [request for request in self.requests if request[0] != "GET"]

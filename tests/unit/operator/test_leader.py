@@ -1,8 +1,11 @@
 import asyncio
+import threading
 from typing import Any, cast
 
 import pytest
 
+from litefs_operator import leader as leader_module
+from litefs_operator.errors import KubeUnavailableError
 from litefs_operator.leader import ACT_S, DURATION_S, Leader, Seen, may_take
 from tests.unit.operator.fake_kube import FakeKube
 
@@ -152,3 +155,43 @@ def test_an_acting_part_that_fails_ends_the_operator() -> None:
 
     with pytest.raises(RuntimeError, match="acting part"):
         asyncio.run(leader(FakeKube(), "a", Clock()).run(lead))
+
+
+def test_what_acts_is_ended_at_the_deadline_although_a_renewal_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API server takes requests and does not answer: the thread that renews hangs."""
+
+    class Hanging(FakeKube):
+        hangs = threading.Event()
+        goes_on = threading.Event()
+
+        def replace(self, path: str, manifest: dict[str, Any]) -> dict[str, Any]:
+            self.hangs.set()
+            self.goes_on.wait(20)
+            raise KubeUnavailableError("no answer")
+
+    monkeypatch.setattr(leader_module, "RENEW_S", 0.01)
+    monkeypatch.setattr(leader_module, "ACT_S", 0.2)
+    kube = Hanging()
+    a = Leader(cast("Any", kube), "litefs", "litefs-operator", "a")
+
+    async def run() -> None:
+        ended = asyncio.Event()
+
+        async def lead() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        running = asyncio.create_task(a.run(lead))
+        try:
+            async with asyncio.timeout(20):
+                await asyncio.to_thread(kube.hangs.wait, 20)
+                await ended.wait()
+                assert not kube.goes_on.is_set()
+        finally:
+            kube.goes_on.set()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(run())
