@@ -1,5 +1,6 @@
 """The chart, rendered in each of its modes: what Kubernetes accepts, and what holds together."""
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
+import litefs_operator
 from charts.generated import CHART
 from litefs_operator.main import build_parser
+from litefs_operator.names import PLURAL
 from tests.unit.charts.rendering import (
     CA_BUNDLE,
     MODES,
@@ -264,6 +267,16 @@ def test_the_operator_may_do_what_it_does_and_no_more(chart: Chart) -> None:
     assert rules_of(of_kind(manifests, "Role", "operator")) == expected_rules(
         OWN + "- secrets r-litefs-operator-key get patch update"
     )
+
+
+def test_every_kind_that_the_operator_s_sources_name_is_granted_and_no_other(chart: Chart) -> None:
+    manifests = chart.render(MODES["certificates of the operator"])
+    granted = rules_of(of_kind(manifests, "ClusterRole")) | rules_of(of_kind(manifests, "Role", "operator"))
+    sources = "".join(path.read_text() for path in Path(litefs_operator.__path__[0]).rglob("*.py"))
+    named = set(re.findall(r'"(?:v1|[a-z0-9./]+/v1)", "([a-z]+)"(?!:)|_API, "([a-z]+)"', sources))
+    plurals = {first or second for first, second in named} - {"kind"} | {PLURAL, f"{PLURAL}/status"}
+    # kopf watches definitions by itself.
+    assert {resource for _, resource, _, _ in granted} - {"customresourcedefinitions"} == plurals
 
 
 def test_an_operator_that_makes_its_certificate_may_do_that_too(chart: Chart) -> None:

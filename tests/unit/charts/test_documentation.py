@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from charts import generated
 from charts.generated import CHART
+from litefs_operator.metrics import Metrics
 
 ROOT = CHART.parents[1]
 GUIDE = ROOT / "docs" / "kubernetes.md"
@@ -68,3 +70,12 @@ def test_every_reason_of_a_refusal_is_documented() -> None:
     guide = GUIDE.read_text()
     table = guide[guide.index("### Refusals") :].partition("\n## ")[0]
     assert set(re.findall(r"`([A-Z]\w+)`", table)) == reasons
+
+
+def test_every_metric_of_the_operator_is_documented() -> None:
+    exposed = generate_latest(Metrics().registry).decode()
+    reported = set(re.findall(r"^# TYPE (litefs_operator_\w+) ", exposed, re.MULTILINE))
+    page = GUIDE.read_text()
+    assert set(re.findall(r"^\| `(litefs_operator_\w+)`", page, re.MULTILINE)) == {
+        name for name in reported if not name.endswith("_created")
+    }

@@ -13,6 +13,8 @@ from charts.generated import CHART
 
 ROOT = CHART.parents[1]
 METRIC = re.compile(r"\blitefs_[a-z_]+\b")
+ALERT = re.compile(r"^\| [^|`]+ \| `([^`]*litefs_[^`]*)`", re.MULTILINE)
+PAGES = [ROOT / "docs" / "metrics.md", ROOT / "docs" / "kubernetes.md"]
 LABELS = {"litefs_io_cluster"}
 
 
@@ -73,7 +75,7 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
 
 @pytest.mark.parametrize("name", ["rules.yaml", "dashboard.json"])
 def test_only_metrics_that_exist_are_watched(name: str) -> None:
-    documented = set(METRIC.findall((ROOT / "docs" / "metrics.md").read_text()))
+    documented = set(METRIC.findall("".join(page.read_text() for page in PAGES)))
     used = {metric.removesuffix("_bucket") for metric in METRIC.findall((CHART / "files" / name).read_text())} - LABELS
     assert used
     assert used <= documented
@@ -81,8 +83,7 @@ def test_only_metrics_that_exist_are_watched(name: str) -> None:
 
 def test_the_alerts_are_those_of_the_documentation() -> None:
     """There without the grouping by cluster, which depends on who scrapes."""
-    documented = re.findall(r"^\| [^|`]+ \| `([^`]+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    rows = [ALERT.findall(page.read_text()) for page in PAGES]
     rules = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())["groups"][0]["rules"]
-    assert [rule["expr"].replace(" by (namespace, litefs_io_cluster) ", "") for rule in rules] == documented[
-        -len(rules) :
-    ]
+    expressions = [rule["expr"].replace(" by (namespace, litefs_io_cluster) ", "") for rule in rules]
+    assert expressions == [expression for page in rows for expression in page]
