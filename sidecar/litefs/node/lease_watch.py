@@ -220,12 +220,11 @@ class LeaseWatch:
             self._is_unavailable = False
             _log.info("the lease can be reached again")
 
-    @property
     def _is_ending(self) -> bool:
         return self._inbox.is_abandoned
 
     def _watch(self) -> None:
-        while not self._is_ending:
+        while not self._is_ending():
             try:
                 holder = self._lease.watch(WATCH_S)
             except LeaseUnavailableError as error:
@@ -236,7 +235,7 @@ class LeaseWatch:
                 _log.exception("watching the lease")
                 self._inbox.sleep(self._retry_s)
                 continue
-            if self._is_ending:
+            if self._is_ending():
                 return  # the next process of this node looks after the lease, if any
             self._note_available()
             self._inbox.see(holder)
@@ -248,7 +247,7 @@ class LeaseWatch:
         pause_s = min(ttl_s / RENEWALS_PER_TTL, KEEPER_WAKE_MAX_S)
         while True:
             self._inbox.sleep(pause_s)
-            if self._is_ending:
+            if self._is_ending():
                 return
             pause_s = min(ttl_s / (RENEWALS_PER_TTL if self._renew() else RETRIES_PER_TTL), KEEPER_WAKE_MAX_S)
 
