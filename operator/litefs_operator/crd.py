@@ -119,6 +119,15 @@ class Data:
         default="10m",
         pattern=_DURATION,
     )
+    replica_retention: str = described(
+        "How long a primary keeps older transactions for a replica that went away.", default="1h", pattern=_DURATION
+    )
+    replica_retention_size: str = described(
+        "Size of a database's log up to which a primary keeps older transactions that a replica still needs, as bytes "
+        "or with KB, MB or GB. 0 keeps none.",
+        default="1GB",
+        pattern=r"^[0-9]+(KB|MB|GB)?$",
+    )
     compress: bool = described("Compress transactions by LZ4.", default=True)
     allow_ephemeral: bool = described(
         "Inject pods that have no persistent data volume. Such a node takes a snapshot at every start, and all "

@@ -104,7 +104,7 @@ def test_the_sidecar_loads_the_configuration(pod: Pod, tmp_path: Path) -> None:
 def test_every_key_of_the_spec_reaches_the_sidecar(pod: Pod, tmp_path: Path) -> None:
     spec = {
         "lease": {"consul": {"url": "https://c:8501/p", "key": "k/x", "ttl": "15s", "lockDelay": "2s"}},
-        "data": {"retention": "1h", "compress": False},
+        "data": {"retention": "1h", "replicaRetention": "2h", "replicaRetentionSize": "3MB", "compress": False},
         "http": {"port": 3000},
         "log": {"format": "json", "debug": True},
         "mount": {"path": "/srv/db", "lowLatency": True},
@@ -114,6 +114,7 @@ def test_every_key_of_the_spec_reaches_the_sidecar(pod: Pod, tmp_path: Path) -> 
     consul = loaded.lease.consul
     assert (consul.url, consul.key, consul.ttl, consul.lock_delay) == ("https://c:8501/p", "k/x", 15, 2)
     assert (loaded.data.retention, loaded.data.compress) == (3600, False)
+    assert (loaded.data.replica_retention, loaded.data.replica_retention_size) == (7200, 3 << 20)
     assert loaded.http.port == 3000
     assert loaded.log.format == "json"
     assert loaded.log.debug
