@@ -82,7 +82,9 @@ class InjectionStatus:
             self._has_work.clear()
             while self._wanted:
                 key, (cluster, condition) = self._wanted.popitem()
-                self._written[key] = (condition["status"], condition["reason"], self._clock())
+                now = self._clock()
+                self._written = {entry: last for entry, last in self._written.items() if now - last[2] < INDEX_BEHIND_S}
+                self._written[key] = (condition["status"], condition["reason"], now)
                 try:
                     await asyncio.to_thread(self._write, cluster, condition)
                 except (KubeError, KubeUnavailableError) as error:

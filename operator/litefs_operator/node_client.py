@@ -5,6 +5,7 @@ Source: the sidecar's docs, `GET /status`: a document that grows by fields; what
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ CONNECTIONS = 64
 
 BODY_BYTES_MAX = 1 << 20
 """A node with a thousand databases writes 200 kB."""
+
+
+_NODE_ID = re.compile(r"[0-9A-F]{16}")
+"""It becomes the value of a label."""
 
 
 class Silence(StrEnum):
@@ -133,9 +138,11 @@ def read_answer(document: Mapping[str, Any]) -> Answer:
     Raises:
         KeyError, TypeError, ValueError: it is none.
     """
+    if _NODE_ID.fullmatch(document["node_id"]) is None:
+        raise ValueError(f"{document['node_id']!r} is no node id")
     lag_ms, remaining_s = document.get("lag_ms"), document.get("lease_remaining_s")
     return Answer(
-        node_id=str(document["node_id"]),
+        node_id=document["node_id"],
         role=str(document["role"]),
         is_ready=bool(document["ready"]),
         obstacle=str(document.get("obstacle") or ""),

@@ -28,6 +28,7 @@ class Member:
     Attributes:
         cluster: name of its LiteFSCluster.
         ip: "" before it has one.
+        port: of its sidecar, as it was when the pod was created; 0 if it has none.
         node_name: the machine; "" before it has one.
         node: its label `litefs.io/node`; "" before the node first answered.
         role: its label `litefs.io/role`; "" before the node first answered.
@@ -43,6 +44,7 @@ class Member:
     uid: str
     cluster: str
     ip: str
+    port: int
     node_name: str
     node: str
     role: str
@@ -70,6 +72,7 @@ def member_of(pod: Manifest) -> Member:
         uid=metadata["uid"],
         cluster=labels.get(names.CLUSTER, ""),
         ip=status.get("podIP", ""),
+        port=_port_of(spec),
         node_name=spec.get("nodeName", ""),
         node=labels.get(NODE, ""),
         role=labels.get(ROLE, ""),
@@ -80,6 +83,11 @@ def member_of(pod: Manifest) -> Member:
         storage=_storage_of(metadata, spec),
         labels=labels,
     )
+
+
+def _port_of(spec: Manifest) -> int:
+    sidecars = [entry for entry in spec.get("initContainers") or [] if entry["name"] == names.CONTAINER]
+    return next((int(port["containerPort"]) for entry in sidecars for port in entry.get("ports") or []), 0)
 
 
 def _storage_of(metadata: Manifest, spec: Manifest) -> Storage:

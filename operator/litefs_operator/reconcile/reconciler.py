@@ -229,9 +229,13 @@ class Reconciler:
     async def _ask(self, key: ClusterKey, work: _Work, port: int, members: tuple[Member, ...]) -> None:
         token = self._actor.token(key)
         asked = [member for member in members if member.ip]
+        ports = [member.port or port for member in asked]
         try:
             probes = await asyncio.gather(
-                *(self._nodes.ask(member.ip, port, token, work.probes.get(member.uid)) for member in asked)
+                *(
+                    self._nodes.ask(member.ip, port, token, work.probes.get(member.uid))
+                    for member, port in zip(asked, ports, strict=True)
+                )
             )
             work.probes = {member.uid: probe for member, probe in zip(asked, probes, strict=True)}
         finally:

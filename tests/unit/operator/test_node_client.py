@@ -71,6 +71,8 @@ def test_an_answer_is_read_with_the_token_of_the_cluster() -> None:
         (lambda: web.Response(text="{"), Silence.STRANGE),
         (lambda: web.json_response([]), Silence.STRANGE),
         (lambda: web.json_response({**STATUS, "lag_ms": "x"}), Silence.STRANGE),
+        (lambda: web.json_response({**STATUS, "node_id": "../blog"}), Silence.STRANGE),
+        (lambda: web.json_response({**STATUS, "node_id": 7}), Silence.STRANGE),
         (lambda: web.json_response({**STATUS, "databases": [1]}), Silence.STRANGE),
     ],
 )
@@ -120,5 +122,5 @@ def test_a_node_that_is_not_there_is_unreachable() -> None:
 
 
 def test_unknown_fields_are_ignored_and_absent_ones_are_unknown() -> None:
-    found = read_answer({"node_id": "A", "role": "starting", "ready": False, "new": 1})
+    found = read_answer({"node_id": "00000000000000AB", "role": "starting", "ready": False, "new": 1})
     assert (found.lag_ms, found.lease_remaining_s, found.positions) == (None, None, {})

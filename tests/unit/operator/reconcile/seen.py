@@ -37,6 +37,7 @@ def member(index: int, **changes: Any) -> Member:
         "uid": f"pod-{index}",
         "cluster": "blog",
         "ip": f"10.0.0.{index}",
+        "port": 20202,
         "node_name": "n1",
         "node": f"ID{index}",
         "role": "primary" if index == 0 else "replica",

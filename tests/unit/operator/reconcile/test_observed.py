@@ -46,6 +46,13 @@ def test_what_is_kept_of_a_pod() -> None:
     assert member.storage is Storage.DURABLE
 
 
+def test_the_port_is_that_of_the_sidecar_in_the_pod() -> None:
+    sidecar = {"name": "litefs", "ports": [{"containerPort": 3000}]}
+    pod = changed("spec.initContainers", [{"name": "wait", "ports": [{"containerPort": 80}]}, sidecar])
+    assert member_of(pod).port == 3000
+    assert member_of(POD).port == 0
+
+
 def test_a_pod_that_is_only_created_has_nothing_yet() -> None:
     member = member_of({"metadata": POD["metadata"], "spec": {}})
     assert (member.ip, member.node_name, member.is_ready) == ("", "", False)
