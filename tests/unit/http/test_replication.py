@@ -3,6 +3,7 @@
 import http.client
 import socket
 import struct
+from contextlib import ExitStack
 
 import pytest
 
@@ -264,3 +265,37 @@ def test_a_follower_catches_up_with_a_database_that_is_written_all_the_time(node
             if image.pos == database.pos:
                 break
     assert state == database.pages
+
+
+def test_followers_that_stand_together_get_the_same_images_and_go_on_by_themselves(
+    node: FakeNode, served: Served
+) -> None:
+    for name in ("a.db", "b.db"):
+        node.create(name, segment_bytes=1 << 16)
+        node.commit(name, 1)
+    with ExitStack() as stack:
+        streams = [stack.enter_context(served.follow(node_id=f"{number:016X}")) for number in range(4)]
+        for stream in streams:
+            stream.until_ready()
+        for txid in range(2, 60):
+            committed = {name: node.commit(name, 1, txid, 3) for name in ("a.db", "b.db")}
+            for stream in streams:
+                images = [stream.image() for _ in committed]
+                assert {image.name: image.pos for image in images} == committed
+                assert all(set(image.pages) == {1, txid, 3} for image in images)
+            if txid == 30:
+                late = stack.enter_context(served.follow({"a.db": committed["a.db"]}))
+                late.until_ready()
+                streams.append(late)
+
+
+def test_a_follower_that_is_behind_the_others_gets_what_it_lacks(node: FakeNode, served: Served) -> None:
+    node.create("a.db")
+    node.commit("a.db", 1)
+    with served.follow(node_id="1") as first, served.follow(node_id="2") as second:
+        first.until_ready()
+        second.until_ready()
+        for txid in range(2, 20):
+            node.commit("a.db", txid, publish=txid % 3 == 0)
+        for stream in (first, second):
+            assert [stream.image().header.max_txid for _ in range(2, 19)] == list(range(2, 19))
