@@ -1,22 +1,14 @@
 """The operator is replaced while pods are created: none is refused, and running applications do not notice."""
 
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
-from e2e import workloads
 from e2e.blog import PODS, RW_URL, Blog
 from e2e.commands import wait_until
-from e2e.errors import CommandError
+from e2e.creations import Creations
 from e2e.figures import Figures
 from e2e.installation import OPERATOR, Installation
 from e2e.kubectl import READY_TIMEOUT_S, Kubectl
 from e2e.target import Target
-
-CREATIONS_N = 50
 
 
 @pytest.fixture(scope="module")
@@ -26,43 +18,12 @@ def blog(kubectl: Kubectl, target: Target, installation: Installation) -> Blog:
     return blog
 
 
-class Creations:
-    """Creates pods without a pause, as far as the API server's admission goes: they are dry runs."""
-
-    def __init__(self, kubectl: Kubectl, image: str) -> None:
-        self.done_n = 0
-        self.refusals: list[str] = []
-        self._stopped = threading.Event()
-        self._kubectl = kubectl
-        self._pod = json.dumps(workloads.pod("created", image, asks=workloads.annotations()))
-        self._thread = threading.Thread(target=self._create)
-
-    @contextmanager
-    def going_on(self) -> Iterator[None]:
-        """For the block, and until there were enough of them after it."""
-        self._thread.start()
-        try:
-            yield
-            enough_n = self.done_n + CREATIONS_N // 2
-            wait_until("creations", lambda: self.done_n >= max(enough_n, CREATIONS_N), timeout_s=READY_TIMEOUT_S)
-        finally:
-            self._stopped.set()
-            self._thread.join()
-
-    def _create(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._kubectl("create", "--dry-run=server", "-f", "-", stdin=self._pod)
-            except CommandError as refusal:
-                self.refusals.append(str(refusal))
-            self.done_n += 1
-
-
 def test_a_rolling_restart_refuses_no_pod(blog: Blog, installation: Installation, figures: Figures) -> None:
     creations = Creations(blog.kubectl, blog.image)
     with creations.going_on():
         installation.kubectl("rollout", "restart", "deployment", OPERATOR)
         installation.wait_operator()
+        creations.wait_enough()
     figures.note(f"rolling restart of the operator: {len(creations.refusals)} of {creations.done_n} pods refused")
     assert creations.refusals == []
 

@@ -1,17 +1,24 @@
 """manifests/ as they are, but for the names of images: the installation without Helm, and every example on it."""
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
 from e2e import manifests as handwritten
+from e2e import workloads
 from e2e.commands import wait_until
+from e2e.creations import Creations
 from e2e.errors import CommandError
+from e2e.figures import Figures
 from e2e.installation import Installation
 from e2e.kubectl import GONE_TIMEOUT_S, READY_TIMEOUT_S, Kubectl
 from e2e.target import Target
 from e2e.tools import REPOSITORY
+from litefs_operator import certificate
 
+CERTIFICATE = "litefs-webhook-operator-tls"
 MANIFESTS = REPOSITORY / "manifests"
 
 
@@ -55,6 +62,27 @@ def manifests(kubectl: Kubectl, target: Target, idle_installation: Installation)
         yield Manifests(kubectl, target)
     finally:
         everything.delete("install.yaml")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def creations(
+    kubectl: Kubectl, target: Target, manifests: Manifests, idle_installation: Installation
+) -> Iterator[Creations]:
+    """Pods that are created during all of these tests, while the webhook's certificate is renewed."""
+    kubectl.apply(workloads.cluster("created", data={"allowEphemeral": True}), workloads.script())
+    creations = Creations(kubectl, target.application_image, cluster="created", pause_s=0.5)
+    with creations.going_on():
+        renew_certificate(idle_installation)
+        yield creations
+
+
+def renew_certificate(installation: Installation) -> None:
+    """Puts into the Secret what one of the operator's replicas would when the certificate is about to end."""
+    secret = installation.kubectl.get("secret", CERTIFICATE)
+    before = certificate.read_bundle(secret["data"])
+    host = f"litefs-webhook.{installation.kubectl.namespace}.svc"
+    secret["data"] = certificate.make_bundle(host, datetime.now(UTC), before=before).data()
+    installation.kubectl("replace", "-f", "-", stdin=json.dumps(secret))
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +170,18 @@ def test_a_cluster_of_its_own_consul(kubectl: Kubectl, target: Target, manifests
         manifests.delete("examples/external-consul.yaml")
     finally:
         elsewhere("delete", "namespace", "consul", "--wait=false")
+
+
+def test_a_renewed_certificate_is_taken_into_use_and_no_pod_is_refused(
+    idle_installation: Installation, creations: Creations, figures: Figures
+) -> None:
+    operators = idle_installation.kubectl("get", "pods", "-l", "app.kubernetes.io/component=operator", "-o", "name")
+
+    def is_in_use() -> bool:
+        logs = [idle_installation.kubectl("logs", pod) for pod in operators.split()]
+        return all(log.count("is in use") == 2 for log in logs)
+
+    wait_until("the new certificate in use", is_in_use, timeout_s=READY_TIMEOUT_S)
+    creations.wait_enough()
+    figures.note(f"certificate renewed: {len(creations.refusals)} of {creations.done_n} pods refused")
+    assert creations.refusals == []
