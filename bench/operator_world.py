@@ -31,7 +31,6 @@ from litefs_operator.crd import custom_resource_definition
 from litefs_operator.errors import OperatorError
 from litefs_operator.kube import KubeApi, Manifest, object_path
 
-NODE_PORT = 20202
 MEMBERS = 3
 FOREIGN_BYTES = 10_000
 """Of an annotation of each foreign pod: 10.7 kB is a usual size with all that controllers write (premortem)."""
@@ -79,6 +78,7 @@ class World:
         kubeconfig: of an administrator.
         kube: a client of the API server, with every right.
         consul_url: of the Consul.
+        node_port: of the sidecars.
         primaries: which member of each cluster is primary.
     """
 
@@ -86,6 +86,7 @@ class World:
     kubeconfig: Path
     kube: KubeApi
     consul_url: str
+    node_port: int
     primaries: dict[int, int] = field(default_factory=dict)
     sessions: dict[int, str] = field(default_factory=dict)
 
@@ -105,7 +106,7 @@ class World:
     def elect(self, cluster: int, member: int) -> float:
         """Gives a cluster's lease to a member. Returns the moment at which Consul had it, in monotonic seconds."""
         body = json.dumps(
-            {"hostname": f"c{cluster}-{member}", "advertise-url": f"http://{address(cluster, member)}:{NODE_PORT}"}
+            {"hostname": f"c{cluster}-{member}", "advertise-url": f"http://{address(cluster, member)}:{self.node_port}"}
         ).encode()
         self.primaries[cluster] = member
         key = f"litefs/{CLUSTERS_NAMESPACE}/c{cluster}"
@@ -134,7 +135,7 @@ class World:
             "apiVersion": "litefs.io/v1alpha1",
             "kind": "LiteFSCluster",
             "metadata": {"name": name},
-            "spec": {"http": {"port": NODE_PORT}},
+            "spec": {"http": {"port": self.node_port}},
         }
         self.kube.create(object_path("litefs.io/v1alpha1", "litefsclusters", CLUSTERS_NAMESPACE), cluster)
         for member in range(MEMBERS):
@@ -219,7 +220,13 @@ def running_world(root: Path) -> Iterator[World]:
         for command in commands:
             stack.enter_context(running_process(command, root / f"{Path(command[0]).name}.log"))
         consul_url = f"http://127.0.0.1:{consul_ports['http']}"
-        world = World(root=root, kubeconfig=kubeconfig, kube=KubeApi.connect(str(kubeconfig)), consul_url=consul_url)
+        world = World(
+            root=root,
+            kubeconfig=kubeconfig,
+            kube=KubeApi.connect(str(kubeconfig)),
+            consul_url=consul_url,
+            node_port=free_port(),
+        )
         wait_for("the API server", lambda: bool(world.kube.get(object_path("v1", "namespaces", name="default"))))
         wait_for("Consul", lambda: fetch(f"{world.consul_url}/v1/status/leader") not in (b"", b'""'))
         _install(world.kube)
@@ -269,7 +276,7 @@ def _nodes(world: World) -> Iterator[None]:
         application.add_routes([web.get("/status", status)])
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, "0.0.0.0", NODE_PORT).start()
+        await web.TCPSite(runner, "0.0.0.0", world.node_port).start()
 
     loop.run_until_complete(serve())
     threading.Thread(target=loop.run_forever, daemon=True).start()
