@@ -70,7 +70,12 @@ def disruption_budget(cluster: Manifest, *, member_n: int) -> Manifest | None:
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": _metadata(cluster, cluster["metadata"]["name"]),
-        "spec": {"minAvailable": member_n - 1, "selector": selector},
+        # A pod that is not Ready serves nobody, and one that never gets Ready would block every drain.
+        "spec": {
+            "minAvailable": member_n - 1,
+            "selector": selector,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
     }
 
 

@@ -59,3 +59,9 @@ def test_the_ports_of_the_application_are_those_of_all_but_the_headless_service(
         targets = {port["name"]: (port["port"], port["targetPort"]) for port in service["spec"]["ports"]}
         assert targets == {"litefs": (2020, 2020), "web": (80, "http"), "admin": (81, 81)}
     assert [port["name"] for port in nodes["spec"]["ports"]] == ["litefs"]
+
+
+def test_a_pod_that_never_gets_ready_does_not_block_a_drain() -> None:
+    budget = disruption_budget(CLUSTER, member_n=3)
+    assert budget is not None
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
