@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import nullcontext
 
 from e2e import cluster, images
 from e2e.errors import E2eError
@@ -22,7 +23,8 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m e2e up|load|down|shell", file=sys.stderr)
         return 2
     try:
-        actions[arguments[0]]()
+        with cluster.claimed() if arguments[0] in {"up", "down"} else nullcontext():
+            actions[arguments[0]]()
     except E2eError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
@@ -37,7 +39,8 @@ def _load() -> None:
 
 def _shell() -> None:
     if cluster.init_pid() is None:
-        bring_up()
+        with cluster.claimed():
+            bring_up()
     shell = os.environ.get("SHELL", "/bin/sh")
     path = f"{PROGRAMS_LINK}:{os.environ.get('PATH', '')}"
     os.execve(shell, [shell], os.environ | {"KUBECONFIG": str(KUBECONFIG), "PATH": path})

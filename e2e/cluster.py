@@ -3,6 +3,7 @@
 One per machine: its state is in `layout.STATE`. `down` may be called at any time, after any death, and again.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from e2e import components, pki
@@ -25,6 +27,7 @@ from e2e.layout import (
     KUBELET_ROOT,
     LINK,
     LINK_ADDRESS,
+    LOCK,
     LOGS,
     NODE,
     POD_NETWORK,
@@ -41,6 +44,26 @@ _END_TIMEOUT_S = 30.0
 _FUSE_CONNECTIONS = Path("/sys/fs/fuse/connections")
 _CGROUPS = Path("/sys/fs/cgroup")
 _CTR: tuple[str | Path, ...] = ("ctr", "-a", CONTAINERD_SOCKET)
+
+
+@contextmanager
+def claimed() -> Iterator[None]:
+    """Keeps the one cluster of this machine for this process: no other one may start or take it down meanwhile.
+
+    Raises:
+        SetupError: another process has it; nothing was done.
+    """
+    # Crash: the kernel gives the lock back, whatever this process died of.
+    with LOCK.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise SetupError(f"process {file.read().strip()} uses the cluster: wait for its end, or end it") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def up(tools: Tools, images: list[Path]) -> None:

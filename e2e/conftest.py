@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -35,20 +36,22 @@ def target(figures: Figures) -> Iterator[Target]:
     if given:
         is_own = Path(given) == KUBECONFIG
         program = PROGRAMS_LINK / "kubectl" if is_own else "kubectl"
-        yield Target(kubectl=program, kubeconfig=Path(given), is_own=is_own)
+        with cluster.claimed() if is_own else nullcontext():
+            yield Target(kubectl=program, kubeconfig=Path(given), is_own=is_own)
         return
-    tools = find_tools()
-    start = time.monotonic()
-    archives = images.build_all(tools)
-    figures("images assembled", time.monotonic() - start)
-    try:
+    with cluster.claimed():
+        tools = find_tools()
         start = time.monotonic()
-        cluster.up(tools, archives)
-        figures("cluster up, images imported", time.monotonic() - start)
-        yield Target(kubectl=PROGRAMS_LINK / "kubectl", kubeconfig=KUBECONFIG, is_own=True)
-    finally:
-        if not os.environ.get("E2E_KEEP"):
-            cluster.down()
+        archives = images.build_all(tools)
+        figures("images assembled", time.monotonic() - start)
+        try:
+            start = time.monotonic()
+            cluster.up(tools, archives)
+            figures("cluster up, images imported", time.monotonic() - start)
+            yield Target(kubectl=PROGRAMS_LINK / "kubectl", kubeconfig=KUBECONFIG, is_own=True)
+        finally:
+            if not os.environ.get("E2E_KEEP"):
+                cluster.down()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,9 @@ from pathlib import Path
 STATE = Path("/var/lib/litefs-e2e")
 """Everything of a cluster; `e2e-down` removes it. On a disk: containerd unpacks images there."""
 
+LOCK = Path("/run/litefs-e2e.lock")
+"""Of whoever uses the cluster; not in `STATE`, which comes and goes."""
+
 LINK = "litefs-e2e"
 """The host's end of the link into the cluster's network namespace."""
 
