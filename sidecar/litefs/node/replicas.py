@@ -44,6 +44,8 @@ class Replicas:
         self._positions: dict[str, Pos] = {}
         self._failed: set[str] = set()
         self._takeovers: dict[str, Takeover] = {}
+        self._lacks_snapshot = False
+        """One of those that came since the positions were told could not be put in place."""
         self._slots = threading.Semaphore(TAKEOVERS_MAX)
         self.on_taken_over: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
@@ -100,6 +102,7 @@ class Replicas:
         """Returns where each database stands in the log, for the primary to continue. Waits for the takeovers."""
         for takeover in list(self._takeovers.values()):
             takeover.join()
+        self._lacks_snapshot = False
         with self._lock:
             failed = set(self._failed)
         return {name: pos for name, pos in self._positions.items() if pos.txid and name not in failed}
@@ -113,8 +116,8 @@ class Replicas:
 
     @property
     def is_taking_over(self) -> bool:
-        """A snapshot that has come is not in place yet."""
-        return bool(self._takeovers)
+        """A snapshot that has come is not in place yet, or could not be put there and has to come again."""
+        return self._lacks_snapshot or bool(self._takeovers)
 
     def waiting_since_ms(self) -> int | None:
         """Returns the time stamp of the oldest image that waits, for an application or the disk; None if none does."""
@@ -206,6 +209,8 @@ class Replicas:
             takeover.join()
 
     def _over(self, takeover: Takeover) -> None:
+        if takeover.error is not None:
+            self._lacks_snapshot = True
         del self._takeovers[takeover.name]
         self._slots.release()
         if takeover.error is None:

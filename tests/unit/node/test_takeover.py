@@ -1,12 +1,18 @@
 """A snapshot on its way to its place: what follows it waits, in order and within bounds, and is not forgotten."""
 
+import socket
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from litefs.errors import LiteFSError
 from litefs.formats.position import Checksum, Pos, Txid
+from litefs.link.messages import PrepareReplacement
+from litefs.node.link_client import LinkClient
+from litefs.node.replicas import Replicas
+from litefs.node.shm_guard import ShmGuard
 from litefs.node.takeover import WAITING_BYTES, ArrivedImage, Takeover
 
 TIMEOUT_S = 20.0
@@ -87,3 +93,22 @@ def test_a_failure_ends_the_waiting() -> None:
     world.end()
     bringer.join(TIMEOUT_S)
     assert kept == [False]
+
+
+def test_a_node_whose_snapshot_could_not_be_put_in_place_has_not_caught_up(tmp_path: Path) -> None:
+    """Whoever lost a database waits for exactly that before it may lead again."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        link = LinkClient(ours, lambda _event: None, lambda: None)
+        has_failed = threading.Event()
+        replicas = Replicas(link, str(tmp_path), tmp_path, ShmGuard(str(tmp_path)), has_failed.set)
+
+        def fail() -> PrepareReplacement:
+            raise LiteFSError("the disk is full")
+
+        replicas.take_over("db", arrived(5).to, 1, fail, lambda: None)
+        assert has_failed.wait(TIMEOUT_S)
+        assert replicas.settle(TIMEOUT_S) == ""
+        assert replicas.is_taking_over
+        assert replicas.positions() == {}  # told anew, and so the snapshot comes anew
+        assert not replicas.is_taking_over
