@@ -21,6 +21,7 @@ from litefs_operator.events import ClusterEvent, EventRecorder, EventType
 from litefs_operator.known import ClusterKey, Known, cluster_key
 from litefs_operator.kube import Manifest
 from litefs_operator.metrics import Metrics
+from litefs_operator.names import token_secret
 from litefs_operator.node_client import NodeClient, Probe
 from litefs_operator.reconcile.act import Actor, Outcome
 from litefs_operator.reconcile.decide import Decision, Notice, decide
@@ -154,9 +155,7 @@ class Reconciler:
             _log.error("%s/%s: %s", *key, error)
             return
         work = self._work_of(key, cluster)
-        if not work.has_token:
-            await asyncio.to_thread(self._actor.create_token, cluster)
-            work.has_token = True
+        token_failure = await self._create_token(cluster, work)
         lease = self._leases.view(key, spec)
         members = self._stores.members(key)
         self._ask_if_due(key, work, spec, lease, members)
@@ -167,6 +166,7 @@ class Reconciler:
         work.memory = decision.memory
         work.is_settled = _is_ready(decision.status)
         outcome = await asyncio.to_thread(self._actor.carry_out, cluster, decision)
+        outcome = Outcome(failures=token_failure + outcome.failures, taken=outcome.taken)
         pause_s = await self._write_status(cluster, work, members, decision)
         self._report(cluster, outcome)
         if outcome.failures or outcome.taken:
@@ -177,6 +177,16 @@ class Reconciler:
         ask_s = work.asked_at + work.ask_pause_s() - time.monotonic() if work.asking is None else ASK_SETTLED_S
         pauses = [pause for pause in (ask_s, pause_s, decision.look_again_s) if pause is not None]
         self._alarm(key, work, max(min(pauses), 0.0))
+
+    async def _create_token(self, cluster: Manifest, work: _Work) -> tuple[str, ...]:
+        """Creates the token, once. A refusal, as by a quota, keeps new pods from starting and -rw from nothing."""
+        if not work.has_token:
+            try:
+                await asyncio.to_thread(self._actor.create_token, cluster)
+            except KubeError as error:
+                return (f"secret {token_secret(cluster['metadata']['name'])}: {error}",)
+            work.has_token = True
+        return ()
 
     def _observe(
         self, cluster: Manifest, spec: ClusterSpec, lease: LeaseView, members: tuple[Member, ...], work: _Work

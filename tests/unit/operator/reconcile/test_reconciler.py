@@ -263,6 +263,26 @@ def test_a_refused_request_is_tried_again_and_told() -> None:
     world.run(talk)
 
 
+def test_a_refused_token_does_not_keep_the_services_from_being_made() -> None:
+    class Quota(FakeKube):
+        def create(self, path: str, manifest: Manifest) -> Manifest:
+            if path.endswith("/secrets"):
+                raise KubeError(403, "exceeded quota")
+            return super().create(path, manifest)
+
+    world = World()
+    quota = Quota()
+    quota.objects = world.kube.objects
+    world.kube = quota
+
+    async def talk(world: World) -> None:
+        await world.until(lambda: world.status().get("phase") == "Running")
+        await world.until(lambda: "WriteRefused" in {found["reason"] for found in world._of_kind("/events/")})
+
+    world.run(talk)
+    assert world.rw_node() == "ID0"
+
+
 def test_a_deleted_cluster_is_forgotten() -> None:
     world = World()
 
