@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, await_true
 from tests.support.filesystem_node import NodeFailedError
 from tests.support.litefs_node import LitefsNode
 from tests.support.scenario import Connection, Session
@@ -70,6 +70,7 @@ def test_a_damaged_replica_sets_databases_aside_and_takes_snapshots(
         assert _content(aside) == damaged[name]
         writers[name].sql("INSERT INTO t VALUES (100000, 'goes on')")
         own_cluster.check(name)
+    await_true(lambda: not (root / "must-follow").exists(), "it has caught up")
     own_cluster.replica.restart()
     for name in writers:
         own_cluster.check(name)

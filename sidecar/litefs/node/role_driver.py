@@ -260,10 +260,10 @@ class RoleDriver:
             self._say(logging.WARNING, "an earlier run of this node holds the lease: waiting until it expires")
         self._duties.follow(None if is_self else holder)
         while True:
-            self._note_damage()
+            must_follow = self._note_damage()
             hindrances = self._inbox.hindrances
             self._update_candidacy()
-            is_settled = self._lease.is_published == self.may_lead and DAMAGED not in hindrances
+            is_settled = self._lease.is_published == self.may_lead and not must_follow
             self._inbox.wait(
                 lambda hindrances=hindrances: (  # type: ignore[misc]
                     self._inbox.holder != holder or self._inbox.hindrances != hindrances
@@ -277,10 +277,12 @@ class RoleDriver:
             if self._inbox.holder != holder:
                 return Event.NO_PRIMARY if self._inbox.holder is None else Event.PRIMARY_SEEN
 
-    def _note_damage(self) -> None:
+    def _note_damage(self) -> bool:
+        """Takes note of whether this node lost something and has not caught up since, and returns that."""
         must_follow = self._duties.must_follow()
         if isfinite(self._lease.ttl_s):  # else it is not this node's to say who leads
             self._inbox.hinder(DAMAGED, is_so=must_follow)
+        return must_follow
 
     def _leave(self) -> Event:
         """Ends the candidacy of a replica, so that nobody waits for it."""
