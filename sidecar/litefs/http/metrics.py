@@ -85,6 +85,7 @@ class _NodeCollector(Collector):
         yield _value("litefs_db_count", "Number of managed databases.", len(self._feed.positions))
         yield _value("litefs_is_primary", "Primary status of the node.", status.is_primary)
         yield _value("litefs_ready", "Whether the node is primary or has caught up once.", status.ready)
+        yield _value("litefs_candidate", "Whether the node may become primary, or is.", status.candidate)
         yield _value("litefs_subscriber_count", "Number of connected subscribers", self._feed.subscriber_n)
         if status.lag_ms is not None:
             yield _value("litefs_lag_seconds", "Lag behind the primary node, in seconds", status.lag_ms / 1000)
