@@ -48,6 +48,13 @@ class Kubectl:
         interactive = ["--stdin"] if stdin else []
         return self("exec", pod, "-c", container, *interactive, "--", *command, stdin=stdin)
 
+    def log(self, pod: str, container: str) -> str:
+        """Returns what a container has written; "" if it has not begun."""
+        try:
+            return self("logs", pod, "-c", container)
+        except CommandError:
+            return ""
+
     def wait_ready(self, *pods: str) -> float:
         """Waits for pods, and returns for how many seconds."""
 

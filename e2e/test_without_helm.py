@@ -150,7 +150,7 @@ def test_read_replicas_follow_the_only_candidate(kubectl: Kubectl, manifests: Ma
     readers = kubectl("get", "pods", "-l", "tier=reader", "-o", "jsonpath={.items[*].metadata.name}").split()
 
     def has_read(pod: str) -> bool:
-        return kubectl("logs", pod, "-c", "reader").rstrip().endswith("')")
+        return kubectl.log(pod, "reader").rstrip().endswith("')")
 
     for reader in readers:
         wait_until(f"rows in {reader}", lambda reader=reader: has_read(reader), timeout_s=READY_TIMEOUT_S)  # type: ignore[misc]
@@ -166,7 +166,7 @@ def test_a_cluster_of_its_own_consul(kubectl: Kubectl, target: Target, manifests
         manifests.apply("examples/external-consul.yaml")
         wait_cluster(kubectl, "shop", "2/2")
         primary = kubectl.get("lfs", "shop")["status"]["primary"]
-        wait_until("an order", lambda: "ordered" in kubectl("logs", primary, "-c", "shop"), timeout_s=READY_TIMEOUT_S)
+        wait_until("an order", lambda: "ordered" in kubectl.log(primary, "shop"), timeout_s=READY_TIMEOUT_S)
         manifests.delete("examples/external-consul.yaml")
     finally:
         elsewhere("delete", "namespace", "consul", "--wait=false")
