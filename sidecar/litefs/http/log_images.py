@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from litefs.errors import ChecksumError, CorruptStateError, FormatError, PositionMismatchError
-from litefs.formats.ltx import HEADER_SIZE, LtxHeader
+from litefs.formats.ltx import LtxHeader
 from litefs.formats.ltx_decoder import LtxDecoder
 from litefs.formats.position import Checksum, Pos, Txid
 from litefs.formats.stream import CHUNK_TERMINATOR, LtxFrame, encode_chunks, encode_frame
@@ -61,9 +61,10 @@ def framed_images(
     pos = follower
     try:
         for ref in log.images(follower.txid + 1, last_txid):
-            _check_follows(log, ref, pos)
+            image = log.read(ref, 0, min(ref.size, BLOCK_BYTES))
+            _check_follows(ref, image, pos)
             if verify:
-                _verify(log, ref)
+                _verify(log, ref, image)
             if size and size + ref.size > BLOCK_BYTES:
                 yield _block(parts, pos)
                 parts, size = [], 0
@@ -71,7 +72,6 @@ def framed_images(
                 yield from _large_image(log, ref, name)
                 pos = _pos_after(ref)
                 continue
-            image = log.read(ref, 0, ref.size)
             parts.append(encode_frame(LtxFrame(name=name)) + encode_chunks(image) + CHUNK_TERMINATOR)
             size += ref.size
             pos = _pos_after(ref)
@@ -91,8 +91,8 @@ def _pos_after(ref: ImageRef) -> Pos:
     return Pos(txid=Txid(ref.max_txid), checksum=Checksum(ref.post_apply))
 
 
-def _check_follows(log: LogReader, ref: ImageRef, pos: Pos) -> None:
-    header = LtxHeader.decode(log.read(ref, 0, HEADER_SIZE))
+def _check_follows(ref: ImageRef, image: bytes, pos: Pos) -> None:
+    header = LtxHeader.decode(image)
     if (header.min_txid, header.max_txid) != (ref.min_txid, ref.max_txid):
         raise ChecksumError(f"{ref.path}: image {ref.min_txid:016x} says that it is {header.min_txid:016x}")
     if header.pre_apply != pos.checksum:
@@ -106,9 +106,9 @@ def _pieces(log: LogReader, ref: ImageRef) -> Iterator[bytes]:
         yield log.read(ref, start, min(BLOCK_BYTES, ref.size - start))
 
 
-def _verify(log: LogReader, ref: ImageRef) -> None:
+def _verify(log: LogReader, ref: ImageRef, beginning: bytes) -> None:
     decoder = LtxDecoder()
-    for piece in _pieces(log, ref):
+    for piece in [beginning] if len(beginning) == ref.size else _pieces(log, ref):
         decoder.feed(piece)
     if not decoder.done or decoder.unused:
         raise ChecksumError(f"{ref.path}: image {ref.min_txid:016x} does not end where its record ends")
