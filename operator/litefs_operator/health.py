@@ -10,16 +10,13 @@ from litefs_operator.metrics import Metrics
 
 
 @asynccontextmanager
-async def health_server(port: int, metrics: Metrics, missing: Callable[[], list[str]]) -> AsyncIterator[int]:
+async def health_server(port: int, metrics: Metrics, missing: Callable[[], list[str]]) -> AsyncIterator[None]:
     """Serves until the context ends.
 
     Args:
-        port: 0 for any.
+        port: on every address.
         metrics: shown in Prometheus's format.
         missing: says what the replica waits for; it is ready when that is nothing.
-
-    Yields:
-        The port.
     """
 
     async def healthz(_request: web.Request) -> web.Response:
@@ -39,6 +36,6 @@ async def health_server(port: int, metrics: Metrics, missing: Callable[[], list[
     await runner.setup()
     try:
         await web.TCPSite(runner, port=port).start()
-        yield runner.addresses[0][1]
+        yield
     finally:
         await runner.cleanup()

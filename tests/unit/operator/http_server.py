@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,12 @@ class Response:
 
 
 Answer = Callable[[Request], Response]
+
+
+def free_port() -> int:
+    """A port that is free on every address: with 0, each address would get another one."""
+    with socket.create_server(("", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

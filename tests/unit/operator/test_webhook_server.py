@@ -2,7 +2,6 @@ import asyncio
 import contextlib
 import io
 import json
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ import pytest
 from litefs_operator.certificate import make_bundle
 from litefs_operator.metrics import Metrics
 from litefs_operator.webhook_server import BODY_BYTES_MAX, CertificateFiles, WebhookServer
+from tests.unit.operator.http_server import free_port
 
 HOST = "localhost"
 REVIEW: dict[str, Any] = {
@@ -175,12 +175,6 @@ def test_a_new_certificate_serves_new_connections_and_leaves_old_ones_open(tmp_p
         await server.wait_closed()
 
     asyncio.run(main())
-
-
-def free_port() -> int:
-    """A port that is free on every address: with 0, each address would get another one."""
-    with socket.create_server(("", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 async def _connect(port: int, authorities: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
