@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.cluster import CONSUL, NODES, ChaosCluster, Node
+from tests.support.consul_cluster import KEY
 from tests.support.filesystem_node import NodeFailedError
 
 LONG_S = 7.0
 """Longer than it takes to elect another primary."""
+
+HANGING_S = 16.0
+"""Ten seconds until it is noticed, less than a TTL until the lease is free, and some for the next primary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +83,25 @@ def _stall(cluster: ChaosCluster, draw: random.Random) -> str:
     return f"stopped {len(stopped)} processes of {node.name} for {pause_s:.1f} s"
 
 
+def _hang(cluster: ChaosCluster, draw: random.Random) -> str:
+    """Half of the time for longer than a primary may hang and keep its lease."""
+    node = victim(cluster, draw)
+    pause_s = draw.choice([draw.uniform(0.5, LONG_S), HANGING_S])
+    try:
+        pid = node.child_pid("litefs.cli.filesystem_process")
+    except NodeFailedError:
+        return f"{node.name} had no filesystem process to stop"
+    _signalled(pid, signal.SIGSTOP)
+    time.sleep(pause_s)
+    _signalled(pid, signal.SIGCONT)
+    return f"stopped the filesystem process of {node.name} for {pause_s:.1f} s"
+
+
+def _delete_key(cluster: ChaosCluster, _draw: random.Random) -> str:
+    cluster.agent.request("DELETE", f"/v1/kv/{KEY}")
+    return "deleted the key of the lease"
+
+
 def _pid_of_node_process(node: Node) -> int:
     try:
         return node.child_pid("litefs.cli.node_process")
@@ -137,6 +160,8 @@ FAULTS = [
     Fault(weight=1, run=_kill_supervisor),
     Fault(weight=1, run=_restart),
     Fault(weight=3, run=_stall),
+    Fault(weight=1, run=_hang),
+    Fault(weight=1, run=_delete_key),
     Fault(weight=2, run=_freeze_consul),
     Fault(weight=4, run=_partition),
     Fault(weight=2, run=_hand_off),
