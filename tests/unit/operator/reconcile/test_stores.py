@@ -1,5 +1,6 @@
 import asyncio
 import copy
+import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any, cast
@@ -51,9 +52,10 @@ def run(server: Server, namespaces: tuple[str, ...], talk: Any) -> None:
         told: asyncio.Queue[Any] = asyncio.Queue()
         stores = Stores(cast("Any", server), namespaces, Metrics(), told.put_nowait, told.put_nowait)
         async with asyncio.timeout(20):
-            while not stores.is_listed():
-                await told.get()
-                await asyncio.sleep(0)
+            for _ in itertools.count():
+                if stores.is_listed():
+                    break
+                await asyncio.sleep(0.001)  # the lists come from threads
             await talk(stores, told)
 
     asyncio.run(main())
