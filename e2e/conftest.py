@@ -10,13 +10,14 @@ import os
 import secrets
 import time
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from e2e import cluster, images
 from e2e.commands import wait_until
+from e2e.errors import SetupError
 from e2e.figures import Figures
 from e2e.installation import NAMESPACE, Installation
 from e2e.kubectl import GONE_TIMEOUT_S, Kubectl
@@ -33,12 +34,24 @@ _TOLD = pytest.StashKey[list[Kubectl]]()
 def target(figures: Figures) -> Iterator[Target]:
     """The cluster that E2E_KUBECONFIG names, else a new one for this run."""
     given = os.environ.get("E2E_KUBECONFIG")
-    if given:
-        is_own = Path(given) == KUBECONFIG
-        program = PROGRAMS_LINK / "kubectl" if is_own else "kubectl"
-        with cluster.claimed() if is_own else nullcontext():
-            yield Target(kubectl=program, kubeconfig=Path(given), is_own=is_own)
-        return
+    try:
+        with _given_cluster(Path(given)) if given else _new_cluster(figures) as target:
+            yield target
+    except SetupError as error:
+        # Said once, not for every test.
+        pytest.exit(str(error), returncode=2)
+
+
+@contextmanager
+def _given_cluster(kubeconfig: Path) -> Iterator[Target]:
+    is_own = kubeconfig == KUBECONFIG
+    program = PROGRAMS_LINK / "kubectl" if is_own else "kubectl"
+    with cluster.claimed() if is_own else nullcontext():
+        yield Target(kubectl=program, kubeconfig=kubeconfig, is_own=is_own)
+
+
+@contextmanager
+def _new_cluster(figures: Figures) -> Iterator[Target]:
     with cluster.claimed():
         tools = find_tools()
         start = time.monotonic()
