@@ -57,8 +57,8 @@ class ConsulAddress:
         Raises:
             ConsulError: it is no such URL.
         """
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
             raise ConsulError(f"{url}: {error}") from error

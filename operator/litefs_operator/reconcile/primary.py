@@ -50,7 +50,10 @@ def is_holder(member: Member, holder: Holder) -> bool:
     """Returns whether a pod is the one that holds a lease, and not one of the same name before it."""
     if member.name != holder.hostname:
         return False
-    host = urlsplit(holder.advertise_url).hostname or ""
+    try:
+        host = urlsplit(holder.advertise_url).hostname or ""
+    except ValueError:
+        return False  # whoever can write to Consul wrote it
     return host in (member.ip, member.name) or host.startswith(f"{member.name}.")
 
 

@@ -52,7 +52,9 @@ def test_an_address_is_read_as_the_sidecars_read_it(url: str, base: str, prefix:
     assert (address.base_url, address.prefix, address.token) == (base, prefix, token)
 
 
-@pytest.mark.parametrize("url", ["", "consul:8500", "ftp://consul", "http://", "http://consul:port"])
+@pytest.mark.parametrize(
+    "url", ["", "consul:8500", "ftp://consul", "http://", "http://consul:port", "http://[", "http://[fd00::1"]
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ConsulError):
         ConsulAddress.parse(url)

@@ -113,6 +113,12 @@ def test_a_holder_is_known_by_its_name_too(url: str) -> None:
     assert decide(seen(lease=lease)).status["primary"] == "blog-0"
 
 
+@pytest.mark.parametrize("url", ["", "http://", "http://[", "blog-0", "http://blog-1.blog-nodes.web.svc", "\0"])
+def test_a_holder_with_an_address_that_is_none_of_its_pods_is_unknown(url: str) -> None:
+    lease = LeaseView(state=LeaseState.HELD, holder=Holder(hostname="blog-0", advertise_url=url))
+    assert conditions(decide(seen(lease=lease)))["PrimaryElected"] == ("False", "HolderUnknown")
+
+
 def test_rw_stays_for_as_long_as_an_election_takes_and_then_selects_nobody() -> None:
     observation = seen(lease=FREE)
     first = decide(observation)
