@@ -69,7 +69,5 @@ def test_services_are_there_before_any_pod_is(kubectl: Kubectl) -> None:
 
 
 def test_explain_reads_like_documentation(kubectl: Kubectl) -> None:
-    assert "LiteFSCluster" in kubectl("explain", "litefscluster")
-    assert "How the nodes" in kubectl("explain", "litefscluster.spec.lease") or "Which node is the primary" in kubectl(
-        "explain", "litefscluster.spec.lease"
-    )
+    assert "A group of pods that share SQLite databases." in kubectl("explain", "litefscluster")
+    assert "Which node is the primary." in kubectl("explain", "litefscluster.spec.lease")
