@@ -183,7 +183,8 @@ def _add_sidecar(pod_spec: Manifest, container: Manifest) -> None:
         raise RefusedError(
             "ContainerNameTaken",
             f'an init container of the pod is called "{names.CONTAINER}" and is not the sidecar that LiteFS injects: '
-            "rename it, or remove it if it was copied from an injected pod",
+            "rename it, or remove it if it was copied from an injected pod. While the operator is upgraded, its old and "
+            "its new version may differ: then try again",
         )
 
 
@@ -232,7 +233,9 @@ def _mark(pod: Manifest, cluster: Cluster, config: str) -> None:
     for key, value in ((names.STATUS, names.STATUS_INJECTED), (names.CONFIG, config)):
         if annotations.setdefault(key, value) != value:
             raise RefusedError(
-                "AnnotationTaken", f"remove the annotation {key}: it is written by LiteFS, for this pod alone"
+                "AnnotationTaken",
+                f"remove the annotation {key}: it is written by LiteFS, for this pod alone. While the operator is "
+                "upgraded, its old and its new version may differ: then try again",
             )
     labels = pod["metadata"].setdefault("labels", {})
     if labels.setdefault(names.CLUSTER, cluster.name) != cluster.name:
