@@ -10,6 +10,7 @@ import yaml
 
 from charts import generated
 from charts.generated import CHART
+from litefs.version import VERSION
 
 ROOT = CHART.parents[1]
 METRIC = re.compile(r"\blitefs_[a-z_]+\b")
@@ -33,6 +34,11 @@ def test_the_chart_installs_the_generated_crd() -> None:
     assert (CHART / "files" / "crd.yaml").read_text() == (ROOT / "manifests" / "crd.yaml").read_text(), (
         "run `make manifests`"
     )
+
+
+def test_the_chart_has_the_version_of_the_project() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (VERSION, VERSION)
 
 
 def test_the_readme_is_generated_from_the_values() -> None:
