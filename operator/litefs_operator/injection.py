@@ -183,8 +183,8 @@ def _add_sidecar(pod_spec: Manifest, container: Manifest) -> None:
         raise RefusedError(
             "ContainerNameTaken",
             f'an init container of the pod is called "{names.CONTAINER}" and is not the sidecar that LiteFS injects: '
-            "rename it, or remove it if it was copied from an injected pod. While the operator is upgraded, its old and "
-            "its new version may differ: then try again",
+            "rename it, or remove it if it was copied from an injected pod. While the operator is upgraded, its old "
+            "and its new version may differ: then try again",
         )
 
 
