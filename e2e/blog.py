@@ -68,7 +68,9 @@ class Blog:
             return self.condition("Ready") == "True" and status.get("nodeCount") == nodes
 
         waited_s = wait_until(f"{CLUSTER} Ready with {nodes}", is_running, timeout_s=READY_TIMEOUT_S)
-        return waited_s + self.kubectl.wait_ready(*PODS[:node_n])
+        waited_s += self.kubectl.wait_ready(*PODS[:node_n])
+        # kube-proxy hears of an endpoint after the operator.
+        return waited_s + wait_until("an answer of -rw", self._is_reachable, timeout_s=READY_TIMEOUT_S)
 
     def status(self) -> dict[str, Any]:
         """Returns the status of the LiteFSCluster."""
@@ -132,6 +134,14 @@ class Blog:
         """
         curl = ["curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "10", "--data-binary", text]
         return self.kubectl.execute(PODS[0], "application", [*curl, f"{through or RW_URL}/insert"]).strip()
+
+    def _is_reachable(self) -> bool:
+        curl = ["curl", "--silent", "--fail", "--max-time", "5", f"{RW_URL}/count"]
+        try:
+            self.kubectl.execute(PODS[0], "application", curl)
+        except CommandError:
+            return False
+        return True
 
     def wait_rows(self, pod: str, text: str, count: int) -> float:
         """Waits until a pod has a number of rows with a text, and returns for how many seconds."""
