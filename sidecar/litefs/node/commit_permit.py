@@ -20,6 +20,8 @@ class CommitPermit:
         self._lock = threading.Lock()
         self._is_taken_back = False
         self.is_given = False
+        self.is_open = False
+        """It is given, and the filesystem process has taken note: who begins now can commit."""
         self.until = 0.0
         """No commit is accepted after that time, in monotonic seconds, whatever becomes of this process."""
 
@@ -28,6 +30,16 @@ class CommitPermit:
         with self._lock:
             self.is_given, self._is_taken_back = True, False
             self._tell()
+
+    def confirm(self) -> None:
+        """Waits until what was given counts.
+
+        Raises:
+            LinkSilentError: the filesystem process hangs.
+        """
+        self._duties.await_open()
+        with self._lock:
+            self.is_open = self.is_given
 
     def extend(self) -> None:
         """Passes a confirmed renewal on, if commits are allowed. From any thread."""
@@ -42,7 +54,7 @@ class CommitPermit:
             LinkSilentError: the filesystem process hangs. Nothing is extended any more.
         """
         with self._lock:
-            self.is_given = False
+            self.is_given = self.is_open = False
         if not self._is_taken_back:
             self._duties.close_commits()
             self._is_taken_back = True

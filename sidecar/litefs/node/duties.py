@@ -53,6 +53,14 @@ class NodeDuties:
         """Tells the filesystem process."""
         self._link.send(m.SetRole(until))
 
+    def await_open(self) -> None:
+        """Asks something: answers come in the order of what was said.
+
+        Raises:
+            LinkSilentError: the filesystem process hangs.
+        """
+        self._link.call(m.AskCounters(), self._is_silent)
+
     def close_commits(self) -> None:
         """Tells the filesystem process, and takes note of the positions at which it stopped.
 

@@ -206,7 +206,7 @@ class Node:
             self._driver.leave()
 
     def promote(self) -> None:
-        """Asks the primary to hand the lease to this node; returns when it has it. Nothing on a primary.
+        """Asks the primary to hand the lease to this node; returns when commits are accepted. Nothing on a primary.
 
         Raises:
             NotCandidateError: this node can never be primary.
@@ -224,7 +224,7 @@ class Node:
             raise HandoffRefusedError("no primary available")
         request_handoff(holder.advertise_url, self._caller())
         deadline = time.monotonic() + PROMOTED_TIMEOUT_S
-        while not (driver is not None and driver.is_primary):
+        while not (driver is not None and driver.shown_role is Role.PRIMARY):
             if time.monotonic() > deadline:
                 raise HandoffRefusedError("this node was given the lease and did not become primary")
             time.sleep(PROMOTED_CHECK_S)
@@ -270,10 +270,10 @@ class Node:
     def status(self) -> NodeStatus:
         """Returns where the node stands now."""
         driver = self._driver
-        role = driver.role if driver is not None else Role.STARTING
+        role = driver.shown_role if driver is not None else Role.STARTING
         is_primary = driver is not None and driver.is_primary
         follower = self._following.state
-        is_ready, hostname, lag_ms = is_primary, "", 0 if is_primary else None
+        is_ready, hostname, lag_ms = role is Role.PRIMARY and is_primary, "", 0 if is_primary else None
         if is_primary:
             hostname = self._settings.hostname
         elif follower is not None:
@@ -283,7 +283,7 @@ class Node:
             if follower.timestamp_ms >= 0:
                 lag_ms = max(0, time.time_ns() // 1_000_000 - follower.timestamp_ms)
         hindrances = driver.hindrances if driver is not None else []
-        obstacle = self._obstacle(hindrances, hostname) if not is_ready or self._pulse.is_silent else ""
+        obstacle = self._obstacle(hindrances, role, hostname) if not is_ready or self._pulse.is_silent else ""
         return NodeStatus(
             node_id=self._node_id,
             cluster_id=self._cluster.text,
@@ -297,10 +297,12 @@ class Node:
             lease_remaining_s=driver.remaining_s if driver is not None else 0.0,
         )
 
-    def _obstacle(self, hindrances: list[str], primary: str) -> str:
+    def _obstacle(self, hindrances: list[str], role: Role, primary: str) -> str:
         """Says why this node is not ready."""
         if hindrances:
             return ", ".join(hindrances)
+        if role is Role.ACQUIRING:
+            return "becoming the primary"
         if not primary:
             return "no primary is known, or it cannot be reached"
         return f"catching up with {primary}"

@@ -120,6 +120,12 @@ class RoleDriver:
         return self.role is Role.PRIMARY and time.monotonic() < self._lease.primary_until
 
     @property
+    def shown_role(self) -> Role:
+        """What the node calls itself: who connects because it says that it is primary can commit."""
+        is_early = self.role is Role.PRIMARY and not self._permit.is_open
+        return Role.ACQUIRING if is_early else self.role
+
+    @property
     def remaining_s(self) -> float:
         """How long commits go on without another renewal, in seconds; 0 on a replica."""
         return max(self._lease.primary_until - time.monotonic(), 0.0) if self.role is Role.PRIMARY else 0.0
@@ -382,6 +388,8 @@ class RoleDriver:
     def _lead(self) -> Event:
         if not self._permit.is_given and not self._is_stuck:
             self._take_the_lead()
+        if not self._permit.is_open and not self._is_stuck:
+            self._permit.confirm()
         while True:
             if self._is_stuck:
                 _log.error("the lease is given up: %s", SILENT)

@@ -13,6 +13,13 @@ class Duties(Protocol):
     def open_commits(self, until: float) -> None:
         """Allows commits until then, in monotonic seconds. Cheap; again with each renewal."""
 
+    def await_open(self) -> None:
+        """Returns when `open_commits` has had its effect.
+
+        Raises:
+            LinkSilentError: whoever has to accept them hangs.
+        """
+
     def close_commits(self) -> None:
         """Refuses commits. When this returns, positions stand still.
 

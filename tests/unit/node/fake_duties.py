@@ -38,6 +38,7 @@ class FakeNode:
         self.has_let_go = False
         self.is_silent = False
         self.is_damaged = False
+        self.role_when_open = Role.STARTING
         self.roles: list[Role] = []
         self.log: list[str] = []
         self.directory = cluster.directory / name
@@ -74,6 +75,11 @@ class FakeNode:
         assert self.has_let_go, "the appliers still hold the databases"
         if not self.is_silent:
             self.until = until
+
+    def await_open(self) -> None:
+        if self.is_silent:
+            raise LinkSilentError
+        self.role_when_open = self.driver.shown_role
 
     def close_commits(self) -> None:
         if self.is_silent:

@@ -47,6 +47,11 @@ def test_the_first_node_leads_and_the_others_follow(make: Make) -> None:
     assert b.driver.remaining_s == 0
 
 
+def test_a_node_calls_itself_primary_when_commits_are_accepted_and_not_before(make: Make) -> None:
+    (a,) = make("a").start()
+    eventually(lambda: (a.driver.shown_role, a.role_when_open) == (Role.PRIMARY, Role.ACQUIRING))
+
+
 def test_a_node_that_may_not_lead_waits_for_a_primary(make: Make) -> None:
     cluster = make("")
     follower = cluster.add("x", may_lead=False).start()
@@ -312,11 +317,10 @@ def test_a_stranger_with_the_key_demotes_the_primary(make: Make) -> None:
 
 
 def test_a_deleted_key_is_locked_again_by_the_primary(make: Make) -> None:
-    cluster = make("ab")
-    a, _ = cluster.start()
-    cluster.keeper.give(None)
-    eventually(lambda: cluster.keeper.holder is not None)
-    assert cluster.primary() is a
+    a, _ = make("ab").start()
+    a.cluster.keeper.give(None)
+    eventually(lambda: a.cluster.keeper.holder is not None)
+    assert a.cluster.primary() is a
 
 
 def test_a_node_of_another_cluster_never_leads(make: Make, tmp_path: Path) -> None:
