@@ -60,8 +60,8 @@ class ConsulAddress:
         Raises:
             ConfigError: it is no such URL.
         """
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
             raise ConfigError(f"lease.consul.url: {error}") from error

@@ -35,7 +35,7 @@ def test_an_address_is_read_as_litefs_reads_it(url: str, base_url: str, prefix: 
     assert (address.verify, address.certificate) == (True, None)
 
 
-@pytest.mark.parametrize("url", ["", "consul:8500", "ftp://consul", "http://", "http://consul:port"])
+@pytest.mark.parametrize("url", ["", "consul:8500", "ftp://consul", "http://", "http://consul:port", "http://["])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"lease\.consul\.url"):
         ConsulAddress.parse(url, {})
