@@ -73,6 +73,8 @@ class NodeUnderTest:
         self.heard.append(message)
         if isinstance(message, m.Hello):
             self.link.sendall(encode(m.Welcome(databases=[])))
+        elif isinstance(message, m.AskCounters):
+            self.link.sendall(encode(m.Counters(refused_n={}, commit_latencies={})))
 
     def wait_ready(self) -> None:
         """Returns when the process has said that it is ready."""
