@@ -76,11 +76,11 @@ def test_a_replica_that_was_away_for_longer_than_the_retention_takes_a_snapshot_
         if kept == "1GB":
             assert _oldest_image(cluster) <= missed
             # What the replica never had nobody keeps; it is looked after behind the first database.
-            _outlive_the_retention(filled(cluster, mode, name="other"), mode)
-            await_true(lambda: _oldest_image(cluster, "other") > 2, "old segments go")
+            other = filled(cluster, mode, name="other")
+            await_true(lambda: _has_begun_behind(2, cluster, other, mode, "other"), "old segments go")
             assert _oldest_image(cluster) <= missed
         else:
-            await_true(lambda: _oldest_image(cluster) > missed, "the old segments go")
+            await_true(lambda: _has_begun_behind(missed, cluster, writer, mode), "the old segments go")
         pair.replica.start()
         cluster.check()
         taken_over = f"{cluster.writers.path().name}: snapshot at"
@@ -91,11 +91,17 @@ def test_a_replica_that_was_away_for_longer_than_the_retention_takes_a_snapshot_
 
 
 def _outlive_the_retention(writer: Connection, mode: str) -> None:
-    """Commits more than 32 MB of log: S moves."""
-    for row in range(1000, 1040):
-        writer.sql("INSERT INTO t VALUES (?, randomblob(1000000))", row)
+    """Commits more than 32 MB of log: S moves, if that was noted before the first of them."""
+    for _ in range(40):
+        writer.sql("INSERT OR REPLACE INTO t VALUES (abs(random() % 1000) + 1000, randomblob(1000000))")
     if mode == "WAL":
         writer.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _has_begun_behind(txid: int, cluster: Cluster, writer: Connection, mode: str, name: str = "db") -> bool:
+    """Commits still more, and says where the log begins."""
+    _outlive_the_retention(writer, mode)
+    return _oldest_image(cluster, name) > txid
 
 
 def _oldest_image(cluster: Cluster, name: str = "db") -> int:

@@ -203,14 +203,17 @@ def test_pages_that_are_not_cached_are_read_in_a_thread(mount: FuselessMount, di
     mount.do(mount.loop.drive(housekeeper.checkpoint(database, 0.0)))
     assert not database.base.layers
     os.fsync(database.base.fd)
-    disk.in_threads.clear()
     assert mount.content() == b"".join(pages(1))
-    assert disk.in_threads == []
+    assert "base.warm" not in disk.in_threads
     os.posix_fadvise(database.base.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    if database.base.warming(0, PAGE_SIZE) is None:
+    warm = database.base.warming(0, PAGE_SIZE)
+    if warm is None:
         pytest.skip("this file system keeps what it was told to forget, or cannot tell what it has cached")
+    warm()  # having asked, the kernel may have begun to read
+    disk.on_loop.clear()
+    os.posix_fadvise(database.base.fd, 0, 0, os.POSIX_FADV_DONTNEED)
     assert mount.content() == b"".join(pages(1))
-    assert set(disk.in_threads) == {"base.warm"}
+    assert "base.warm" in disk.in_threads
     assert disk.on_loop == []
 
 
