@@ -70,7 +70,8 @@ def test_the_guide_works_as_it_is_typed(kubectl: Kubectl, target: Target, person
     person.types(delete)
     wait_until("another primary", lambda: row(person, watch)[3] not in {primary, "0/0"}, timeout_s=READY_TIMEOUT_S)
     wait_until("READY and 3/3", lambda: {"True", "3/3"} <= set(row(person, watch)), timeout_s=READY_TIMEOUT_S)
-    assert "written by blog-" in person.types(write)
+    # The node of a new pod is ready before the application in it begins.
+    wait_until("another post", lambda: "written by blog-" in says(person, write), timeout_s=READY_TIMEOUT_S)
 
 
 def row(person: Person, watch: str) -> list[str]:
