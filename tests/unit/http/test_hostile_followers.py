@@ -19,7 +19,7 @@ from tests.unit.http.serving import Served, pos
 
 HEAD = b"POST /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 MEMORY_PER_FOLLOWER_MAX = 8 << 20
-"""As issue 4 asks; a snapshot has two blocks under way, and the sockets' buffers are the kernel's."""
+"""A snapshot has two blocks under way, and the sockets' buffers are the kernel's."""
 
 
 @contextmanager
