@@ -26,6 +26,9 @@ from litefs.storage.retirement import Retirable
 WRITE_RUN_BYTES = 1 << 20
 """Contiguous pages go to the file in writes of up to this size."""
 
+_CANNOT_TELL = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+"""Of a file system, or a kernel, that knows no reads without waiting."""
+
 IOV_MAX = 1024
 """Buffers in one pwritev (Linux limit)."""
 
@@ -94,10 +97,13 @@ class BaseFile(Retirable):
                 return None
         except BlockingIOError:
             pass
+        except OSError as error:
+            self._tells_cold = error.errno not in _CANNOT_TELL
+            return None  # what else there is, `read` will meet
+        try:
+            fd = os.dup(self.fd)
         except OSError:
-            self._tells_cold = False  # not every file system can
-            return None
-        fd = os.dup(self.fd)
+            return None  # no descriptor is left: the read waits for the disk, and does not fail
 
         def warm() -> None:
             try:

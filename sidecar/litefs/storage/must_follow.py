@@ -5,6 +5,7 @@ state is moved, and all go when a primary's state has taken its place: whatever 
 with a database missing, and what may be the only copy is kept.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from litefs.storage.disk import Disk
@@ -51,5 +52,6 @@ class MustFollow:
         Raises:
             OSError: it may still be there.
         """
-        self._path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            self._disk.unlink("must_follow.clear", self._path)
         self.is_set, self.kept = False, frozenset()

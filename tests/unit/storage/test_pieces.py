@@ -1,5 +1,6 @@
 """The small pieces: overlay, scratch file, state file, steps, disk, incoming files."""
 
+import errno
 import os
 import random
 from collections.abc import Callable
@@ -41,6 +42,36 @@ def test_a_large_cut_of_the_base_is_seen_at_once_and_made_with_the_layers(tmp_pa
     base.write_layer(layer)
     base.written(layer)
     assert base.path.read_bytes() == base.read(0, 1 << 30) == seen
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EOPNOTSUPP])
+def test_a_read_is_not_refused_because_nobody_can_tell_whether_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    base = BaseFile(QuickDisk(), tmp_path / "database", PAGE)
+    base.put(1, b"a" * PAGE, 1, 1)
+    asked = []
+
+    def preadv(*arguments: object) -> int:
+        asked.append(arguments)
+        raise OSError(code, "injected")
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert [base.warming(0, PAGE), base.warming(0, PAGE)] == [None, None]
+    assert len(asked) == (1 if code == errno.EOPNOTSUPP else 2)
+    assert base.read(0, PAGE) == b"a" * PAGE
+
+
+def test_without_a_descriptor_left_a_read_waits_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = BaseFile(QuickDisk(), tmp_path / "database", PAGE)
+    base.put(1, b"a" * PAGE, 1, 1)
+
+    def fails(*_: object) -> int:
+        raise BlockingIOError if len(_) > 1 else OSError(errno.EMFILE, "injected")
+
+    monkeypatch.setattr(os, "preadv", fails)
+    monkeypatch.setattr(os, "dup", fails)
+    assert base.warming(0, PAGE) is None
 
 
 # ---- overlay ----
