@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from bench.operator_world import (
@@ -164,7 +165,7 @@ def measure_flips(world: World, flip_n: int, cluster_n: int) -> None:
         cluster = flip % cluster_n
         node = node_id(cluster, 1)
         begun = world.elect(cluster, 1)
-        wait_for("-rw", lambda node=node: node in seen, 10)  # type: ignore[misc]
+        wait_for("-rw", partial(seen.__contains__, node), 10)
         delays.append(seen[node] - begun)
         time.sleep(0.5)
     show("lease changed → -rw changed", summary(delays))
@@ -190,7 +191,7 @@ def measure_webhook(world: World, operator: Running, pod_n: int) -> None:
         show(name, summary(delays))
     for round_n in range(3):
         with ThreadPoolExecutor(50) as pool:
-            outcomes = list(pool.map(lambda index: burst_one(kube, f"burst-{round_n}-{index}"), range(50)))  # noqa: B023
+            outcomes = list(pool.map(partial(burst_one, kube), [f"burst-{round_n}-{index}" for index in range(50)]))
         delays = [delay for delay, _ in outcomes]
         show("50 pods injected at once", f"{summary(delays)}, refused {sum(refused for _, refused in outcomes)}")
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from e2e import components, pki
@@ -96,7 +97,7 @@ def up(tools: Tools, images: list[Path]) -> None:
         "the node": ["wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=1s"],
         "the account of pods": ["get", "serviceaccount", "default"],
     }.items():
-        wait_until(what, lambda words=words: succeeds([*kubectl, *words]), timeout_s=START_TIMEOUT_S)  # type: ignore[misc]
+        wait_until(what, partial(succeeds, [*kubectl, *words]), timeout_s=START_TIMEOUT_S)
     objects = {"apiVersion": "v1", "kind": "List", "items": components.storage()}
     run([*kubectl, "create", "-f", "-"], stdin=json.dumps(objects))
 
@@ -122,7 +123,7 @@ def down() -> None:
     succeeds(["ip", "link", "delete", LINK])
     for controller in _cgroup_parents():
         group = controller / CGROUP
-        wait_until(f"the removal of {group}", lambda group=group: _remove_cgroup(group), timeout_s=_END_TIMEOUT_S)  # type: ignore[misc]
+        wait_until(f"the removal of {group}", partial(_remove_cgroup, group), timeout_s=_END_TIMEOUT_S)
     if STATE.exists():
         shutil.rmtree(STATE)
         # Ours if it is empty: `up` made it for the kubelet to be mounted on.

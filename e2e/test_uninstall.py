@@ -87,6 +87,9 @@ def test_no_pod_is_stuck_and_a_new_installation_has_the_data(blog: Blog, install
 def test_a_deleted_cluster_takes_its_services_and_leaves_its_token(blog: Blog) -> None:
     token = blog.kubectl.get("secret", f"{CLUSTER}-litefs-token")["data"]
     blog.kubectl("delete", "lfs", CLUSTER, f"--timeout={GONE_TIMEOUT_S:.0f}s", timeout_s=GONE_TIMEOUT_S + 10)
-    gone = lambda: f"{CLUSTER}-rw" not in blog.kubectl("get", "services", "-o", "name")  # noqa: E731
-    wait_until("the end of the Services", gone, timeout_s=GONE_TIMEOUT_S)
+
+    def are_gone() -> bool:
+        return f"{CLUSTER}-rw" not in blog.kubectl("get", "services", "-o", "name")
+
+    wait_until("the end of the Services", are_gone, timeout_s=GONE_TIMEOUT_S)
     assert blog.kubectl.get("secret", f"{CLUSTER}-litefs-token")["data"] == token

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -153,7 +154,7 @@ def test_read_replicas_follow_the_only_candidate(kubectl: Kubectl, manifests: Ma
         return kubectl.log(pod, "reader").rstrip().endswith("')")
 
     for reader in readers:
-        wait_until(f"rows in {reader}", lambda reader=reader: has_read(reader), timeout_s=READY_TIMEOUT_S)  # type: ignore[misc]
+        wait_until(f"rows in {reader}", partial(has_read, reader), timeout_s=READY_TIMEOUT_S)
     manifests.delete("examples/read-replicas.yaml")
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.applications import Writer
 from tests.support.cluster import await_true
-from tests.support.consul_cluster import FILESYSTEM, KEY, NODE, ConsulCluster, ConsulNode, eventually
+from tests.support.consul_cluster import FILESYSTEM, KEY, NODE, ConsulCluster, ConsulNode, eventually, opened
 from tests.support.scenario import Session
 from tests.support.sql_client import SqlError
 
@@ -81,35 +81,25 @@ class Running:
 @pytest.fixture
 def trio(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ConsulCluster]:
     """Three nodes; `a` is primary."""
-    yield from _opened(ConsulCluster(tmp_path / "trio", 3, ttl_s=LONG_TTL_S), request)
+    yield from opened(ConsulCluster(tmp_path / "trio", 3, ttl_s=LONG_TTL_S), request)
 
 
 @pytest.fixture
 def expiring_trio(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ConsulCluster]:
     """The same with a lease that runs out soon."""
-    yield from _opened(ConsulCluster(tmp_path / "trio", 3, ttl_s=TTL_S), request)
+    yield from opened(ConsulCluster(tmp_path / "trio", 3, ttl_s=TTL_S), request)
 
 
 @pytest.fixture
 def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ConsulCluster]:
     """Two nodes; `a` is primary."""
-    yield from _opened(ConsulCluster(tmp_path / "pair", 2, ttl_s=LONG_TTL_S), request)
+    yield from opened(ConsulCluster(tmp_path / "pair", 2, ttl_s=LONG_TTL_S), request)
 
 
 @pytest.fixture
 def expiring_pair(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ConsulCluster]:
     """The same with a lease that runs out soon."""
-    yield from _opened(ConsulCluster(tmp_path / "pair", 2, ttl_s=TTL_S), request)
-
-
-def _opened(cluster: ConsulCluster, request: pytest.FixtureRequest) -> Iterator[ConsulCluster]:
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
-        for node in cluster.nodes:
-            request.node.add_report_section("teardown", f"log of {node.root.name}", node.log_text()[-20000:])
+    yield from opened(ConsulCluster(tmp_path / "pair", 2, ttl_s=TTL_S), request)
 
 
 def test_the_primary_moves_by_order_and_by_accident_and_loses_nothing(trio: ConsulCluster, mode: str) -> None:
@@ -299,7 +289,7 @@ def test_a_node_that_may_not_lead_is_never_promoted(tmp_path: Path, request: pyt
     cluster = ConsulCluster(tmp_path / "with-follower", 1, ttl_s=LONG_TTL_S)
     follower = ConsulNode(tmp_path / "follower", cluster.agent, ttl_s=LONG_TTL_S, candidate=False)
     cluster.nodes.append(follower)
-    for _ in _opened(cluster, request):
+    for _ in opened(cluster, request):
         assert follower.post("/promote") == 409
         assert cluster.nodes[0].is_primary
         cluster.nodes[0].stop()
@@ -311,7 +301,7 @@ def test_a_node_asks_for_the_lease_at_its_start_if_it_should(tmp_path: Path, req
     cluster = ConsulCluster(tmp_path / "promoted", 1, ttl_s=LONG_TTL_S)
     eager = ConsulNode(tmp_path / "eager", cluster.agent, ttl_s=LONG_TTL_S, extra="  promote: true\n")
     cluster.nodes.append(eager)
-    for _ in _opened(cluster, request):
+    for _ in opened(cluster, request):
         cluster.await_primary(eager)
         eventually(lambda: not cluster.nodes[0].is_primary, "the other follows")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.consul_cluster import ConsulCluster, ConsulNode, eventually
+from tests.support.consul_cluster import ConsulCluster, ConsulNode, eventually, opened
 from tests.support.filesystem_node import REPOSITORY
 from tests.support.litefs_node import own_command
 
@@ -17,14 +17,7 @@ COMMAND_TIMEOUT_S = 60.0
 @pytest.fixture
 def trio(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ConsulCluster]:
     """Three nodes; `a` is primary."""
-    cluster = ConsulCluster(tmp_path / "trio", 3, ttl_s=10.0)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
-        for node in cluster.nodes:
-            request.node.add_report_section("teardown", f"log of {node.root.name}", node.log_text()[-20000:])
+    yield from opened(ConsulCluster(tmp_path / "trio", 3, ttl_s=10.0), request)
 
 
 def litefs(*arguments: str) -> tuple[int, str]:

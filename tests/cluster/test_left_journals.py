@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import await_true
-from tests.support.consul_cluster import ConsulCluster, ConsulNode, eventually
+from tests.support.consul_cluster import ConsulCluster, ConsulNode, eventually, opened
 from tests.support.scenario import Connection, Session
 from tests.support.sql_client import SqlError
 
@@ -21,14 +21,7 @@ PAGE_N = 200
 
 @pytest.fixture
 def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ConsulCluster]:
-    cluster = ConsulCluster(tmp_path / "pair", 2, ttl_s=10.0)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
-        for node in cluster.nodes:
-            request.node.add_report_section("teardown", f"log of {node.root.name}", node.log_text()[-20000:])
+    yield from opened(ConsulCluster(tmp_path / "pair", 2, ttl_s=10.0), request)
 
 
 @pytest.mark.parametrize("mode", ["PERSIST", "TRUNCATE", "DELETE"])

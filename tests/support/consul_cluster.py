@@ -3,9 +3,11 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.support.cluster import await_true
 from tests.support.consul import ConsulAgent
@@ -159,3 +161,14 @@ class ConsulCluster:
 def eventually(condition: Callable[[], object], what: str) -> None:
     """Waits for a condition with a bound far above what it takes."""
     await_true(condition, what, timeout_s=40.0)
+
+
+def opened(cluster: ConsulCluster, request: pytest.FixtureRequest) -> Iterator[ConsulCluster]:
+    """For fixtures: a running cluster, whose logs are shown where a test fails."""
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+        for node in cluster.nodes:
+            request.node.add_report_section("teardown", f"log of {node.root.name}", node.log_text()[-20000:])
