@@ -1,4 +1,7 @@
-"""Three nodes and a Consul, each in a network namespace of its own, with clients on every node."""
+"""Three nodes and a Consul, each in a network namespace of its own, with clients on every node.
+
+A node has its data directory on a disk of its own, and a wall clock of its own (`machine.py`).
+"""
 
 import http.client
 import json
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.history import Read, Tenure, Write
+from tests.chaos.machine import Disk, WallClock
 from tests.chaos.network import Network
 from tests.support import children
 from tests.support.consul import ConsulAgent
@@ -41,7 +45,11 @@ class Node(ConsulNode):
             command=[*network.command(name), *own_command()],
             api=f"{network.address(name)}:20202",
             log="  timestamp: true\n",
+            data="  segment-size: 1MB\n",  # so that a full disk is met by logs that need their next one
         )
+        self.clock = WallClock(self.root)
+        self.environment = self.clock.environment
+        self.disk = Disk(self.data_dir)
 
     @property
     def database(self) -> Path:
@@ -156,7 +164,7 @@ class ChaosCluster:
         self._root = root
         self.network = network
         self.agent = ConsulAgent(root, address=network.address(CONSUL), prefix=network.command(CONSUL))
-        self.nodes = {name: Node(root, name, network, self.agent) for name in NODES}
+        self.nodes: dict[str, Node] = {}
         self._clients: list[Client] = []
         self._records: list[dict[str, Any]] = []
         self._watch: LeaseWatch | None = None
@@ -169,8 +177,9 @@ class ChaosCluster:
     def _start(self, root: Path, journal_mode: str) -> None:
         self.agent.start()
         self._watch = LeaseWatch(self.agent)
-        for node in self.nodes.values():
-            node.start()
+        for name in NODES:
+            self.nodes[name] = Node(root, name, self.network, self.agent)
+            self.nodes[name].start()
         self.await_true(lambda: self.primary() is not None, "a primary")
         primary = self.primary()
         assert primary is not None
@@ -251,3 +260,5 @@ class ChaosCluster:
         if self._watch is not None:
             self._watch.stop()
         self.agent.stop()
+        for node in self.nodes.values():
+            node.disk.detach()

@@ -21,6 +21,9 @@ LONG_S = 7.0
 HANGING_S = 16.0
 """Ten seconds until it is noticed, less than a TTL until the lease is free, and some for the next primary."""
 
+LEFT_BYTES = 6 << 20
+"""Half as much again as the space that a node wants to be free before a transaction begins."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
@@ -28,6 +31,11 @@ class Fault:
 
     weight: int
     run: Callable[[ChaosCluster, random.Random], str]
+
+    @property
+    def name(self) -> str:
+        """What `--only` calls it."""
+        return self.run.__name__.removeprefix("_")
 
 
 def victim(cluster: ChaosCluster, draw: random.Random) -> Node:
@@ -39,7 +47,10 @@ def victim(cluster: ChaosCluster, draw: random.Random) -> Node:
 
 
 def _kill_one(cluster: ChaosCluster, draw: random.Random) -> str:
-    node = victim(cluster, draw)
+    return _kill_one_of(victim(cluster, draw), draw)
+
+
+def _kill_one_of(node: Node, draw: random.Random) -> str:
     program = draw.choice(["litefs.cli.filesystem_process", "litefs.cli.node_process"])
     try:
         os.kill(node.child_pid(program), signal.SIGKILL)
@@ -132,6 +143,26 @@ def _freeze_consul(cluster: ChaosCluster, draw: random.Random) -> str:
     return f"froze Consul for {pause_s:.1f} s"
 
 
+def _fill_disk(cluster: ChaosCluster, draw: random.Random) -> str:
+    """Leaves nothing, or less than a node keeps in reserve, or a little more. A process may have to start so."""
+    node = victim(cluster, draw)
+    left_bytes = draw.choice([0, draw.randrange(LEFT_BYTES)])
+    pause_s = draw.uniform(1.0, HANGING_S)
+    node.disk.fill(left_bytes)
+    killed = _kill_one_of(node, draw) if draw.random() < 0.3 else "killed nothing"
+    time.sleep(pause_s)
+    node.disk.empty()
+    return f"left {left_bytes >> 10} KiB on the disk of {node.name} for {pause_s:.1f} s, and {killed}"
+
+
+def _set_clock(cluster: ChaosCluster, draw: random.Random) -> str:
+    """For good, or until the next time that it is this node's turn."""
+    node = victim(cluster, draw)
+    seconds = draw.choice([1, -1]) * draw.choice([2, 60, 3600, 86400 * 400])
+    node.clock.set_ahead(seconds)
+    return f"set the wall clock of {node.name} {seconds} s ahead"
+
+
 def _partition(cluster: ChaosCluster, draw: random.Random) -> str:
     node = victim(cluster, draw)
     other = draw.choice([name for name in (*NODES, CONSUL) if name != node.name])
@@ -163,6 +194,8 @@ FAULTS = [
     Fault(weight=1, run=_hang),
     Fault(weight=1, run=_delete_key),
     Fault(weight=2, run=_freeze_consul),
+    Fault(weight=2, run=_fill_disk),
+    Fault(weight=1, run=_set_clock),
     Fault(weight=4, run=_partition),
     Fault(weight=2, run=_hand_off),
 ]

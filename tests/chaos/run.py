@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from tests.chaos.cluster import CONSUL, NODES, ChaosCluster
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.history import History
 from tests.chaos.network import Network
 
@@ -30,6 +30,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=180.0, help="how long faults are drawn (default: 180)")
     parser.add_argument("--seed", type=int, default=None, help="default: the time")
     parser.add_argument("--journal-mode", choices=["WAL", "DELETE"], default=None, help="default: drawn")
+    names = [fault.name for fault in FAULTS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="faults to draw from (default: all)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us early leaves no node behind either
     seed = int(time.time()) if arguments.seed is None else arguments.seed
@@ -41,7 +43,8 @@ def main() -> int:
         _join(network)
         cluster = ChaosCluster(arguments.root.resolve(), network, journal_mode=mode)
         try:
-            return _experiment(cluster, draw, arguments.seconds)
+            faults = [fault for fault in FAULTS if fault.name in arguments.only]
+            return _experiment(cluster, draw, faults, arguments.seconds)
         finally:
             cluster.kill()
 
@@ -55,16 +58,16 @@ def _join(network: Network) -> None:
     os.close(fd)
 
 
-def _experiment(cluster: ChaosCluster, draw: random.Random, seconds: float) -> int:
+def _experiment(cluster: ChaosCluster, draw: random.Random, faults: list[Fault], seconds: float) -> int:
     begun = time.monotonic()
 
     def say(words: str) -> None:
         print(f"{time.monotonic() - begun:7.1f} s  {words}", flush=True)
 
     fault_n = 0
-    weights = [fault.weight for fault in FAULTS]
+    weights = [fault.weight for fault in faults]
     while time.monotonic() - begun < seconds:
-        (fault,) = draw.choices(FAULTS, weights)
+        (fault,) = draw.choices(faults, weights)
         say(fault.run(cluster, draw))
         fault_n += 1
         before, struck = cluster.acknowledged_n(), time.monotonic()

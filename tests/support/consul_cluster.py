@@ -34,6 +34,7 @@ class ConsulNode(LitefsNode):
         command: list[str] | None = None,
         api: str = "",
         log: str = "",
+        data: str = "",
     ) -> None:
         """Makes directories and configuration; starts nothing.
 
@@ -46,6 +47,7 @@ class ConsulNode(LitefsNode):
             command: what is started with `mount -config FILE`; this checkout's `litefs` if None.
             api: host and port of its HTTP API; a free port of 127.0.0.1 if empty.
             log: YAML lines below `log:`.
+            data: YAML lines below `data:`.
         """
         super().__init__(root, command=command)
         self.name = root.name
@@ -53,7 +55,7 @@ class ConsulNode(LitefsNode):
         self.url = f"http://{api}"
         self.config_path.write_text(
             f'fuse:\n  dir: "{self.mount_dir}"\n'
-            f'data:\n  dir: "{self.data_dir}"\n'
+            f'data:\n  dir: "{self.data_dir}"\n{data}'
             f'http:\n  addr: "{api}"\n'
             f"log:\n{log}"
             "lease:\n"

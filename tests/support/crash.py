@@ -1,29 +1,13 @@
 """Applications that die at a chosen system call: the compiled `crash_at.c` and how to ask for it."""
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
-import pytest
-
-_SOURCE = Path(__file__).with_name("crash_at.c")
-_COMPILE_TIMEOUT_S = 60.0
+from tests.support import preload
 
 
 def crash_library(directory: Path) -> Path:
-    """Compiles `crash_at.c` into a directory and returns the library.
-
-    Where there is no C compiler the test is skipped, except in CI, where that is a failure.
-    """
-    if shutil.which("gcc") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("gcc is missing")
-        pytest.skip("gcc is missing: applications cannot be made to die at a chosen system call")
-    library = directory / "crash_at.so"
-    command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(_SOURCE), "-ldl"]
-    subprocess.run(command, check=True, timeout=_COMPILE_TIMEOUT_S, capture_output=True)
-    return library
+    """Compiles `crash_at.c` into a directory and returns the library."""
+    return preload.compiled("crash_at", directory)
 
 
 def crash_environment(library: Path, mount_dir: Path, call: int, *, half: bool = False) -> dict[str, str]:
