@@ -14,7 +14,7 @@ from litefs.storage.log_reader import LogReader
 from litefs.storage.must_follow import MustFollow
 from litefs.storage.set_aside import SET_ASIDE_MAX
 from litefs.storage.store import Store
-from tests.support.faulty_disk import QuickDisk
+from tests.support.faulty_disk import FaultyDisk, QuickDisk
 from tests.support.storage_world import World
 
 Damage = Callable[[Path], None]
@@ -186,6 +186,19 @@ class WithoutMark(QuickDisk):
         if label.startswith("must_follow."):
             raise OSError("no room for the mark")
         super().replace_file(label, path, content)
+
+
+@pytest.mark.parametrize("label", ["must_follow.get.open", "must_follow.get.read"])
+def test_a_mark_that_cannot_be_read_is_not_taken_for_none(root: Path, label: str) -> None:
+    """Taken for none, the next one would be written over it, and what may be the only copy would go."""
+    disk = FaultyDisk(root)
+    MustFollow(disk, root).add("b.db-1")
+    calls_before = len(disk.calls)
+    MustFollow(disk, root)
+    disk.fail_at = len(disk.calls) + 1 + disk.calls[calls_before:].index(label)
+    with pytest.raises(OSError, match=label):
+        MustFollow(disk, root)
+    assert MustFollow(disk, root).kept == {"b.db-1"}
 
 
 def test_a_torn_last_image_ends_the_log_and_is_no_damage(root: Path) -> None:

@@ -129,6 +129,14 @@ class Disk:
             done += copied
         return done
 
+    def read_file(self, label: str, path: Path) -> bytes:
+        """Returns the whole of a small file."""
+        fd = self.open(label + ".open", path, os.O_RDONLY)
+        try:
+            return self.read(label + ".read", fd, os.fstat(fd).st_size, 0)
+        finally:
+            self.close(label + ".close", fd)
+
     def replace_file(self, label: str, path: Path, content: bytes) -> None:
         """Writes a small file so that after a crash it has either the old or the new content.
 

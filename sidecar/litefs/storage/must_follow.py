@@ -17,14 +17,20 @@ class MustFollow:
     """The mark of one data directory. Written by the filesystem process, removed by the node process."""
 
     def __init__(self, disk: Disk, data_dir: Path) -> None:
-        """Reads it."""
+        """Reads it.
+
+        Raises:
+            OSError: it cannot be read. Whoever took that for no mark would lead without what was lost.
+        """
         self._disk = disk
         self._path = data_dir / MUST_FOLLOW_NAME
         self.kept: frozenset[str] = frozenset()
         """Names below `dbs-aside` that are not to be removed: of each database what was set aside first."""
-        self.is_set = self._path.exists()
-        if self.is_set:
-            self.kept = frozenset(self._path.read_text(errors="replace").splitlines())
+        self.is_set = False
+        with suppress(FileNotFoundError):
+            content = disk.read_file("must_follow.get", self._path)
+            self.kept = frozenset(content.decode(errors="replace").splitlines())
+            self.is_set = True
 
     def add(self, name: str) -> None:
         """Sets the mark, durably, for what is about to be set aside.
