@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from litefs.formats.ltx_decoder import decode_image
+from litefs.storage.housekeeping import SPARE_RETRY_S, Housekeeper
 from litefs.storage.log_reader import LogReader
 from litefs.storage.served import ServedDatabase
 from litefs.storage.steps import run
+from tests.support.fake_lease import VirtualClock
 from tests.support.faulty_disk import EVERYTHING, NOTHING_UNSYNCED, FaultyDisk
 from tests.support.sqlite_player import Player
 from tests.support.storage_world import SEGMENT_BYTES, World, examine
@@ -138,18 +140,22 @@ def test_a_checkpoint_of_the_log_without_room_for_the_state_file_is_tried_again(
     survives(world)
 
 
-def test_a_segment_that_does_not_fit_gives_its_blocks_back(world: World) -> None:
+def test_a_segment_that_does_not_fit_gives_its_blocks_back_and_is_not_tried_at_each_commit(world: World) -> None:
+    clock = VirtualClock()
+    keeper = Housekeeper(0.0, clock=clock)
     player = world.player()
     for _ in range(4):
         world.commit(player, range(1, 5))
     database = world.database()
     assert database.log.wants_spare()
     faulty(world).full = ("log.spare_zeros",)
-    run(world.housekeeper.prepare_segment(database))
+    run(keeper.prepare_segment(database))
     assert not list(database.log.directory.glob("spare-*"))
-    assert database.log.wants_spare()
     faulty(world).full = ()
-    run(world.housekeeper.prepare_segment(database))
+    run(keeper.prepare_segment(database))
+    assert database.log.wants_spare()
+    clock.now += SPARE_RETRY_S
+    run(keeper.prepare_segment(database))
     assert not database.log.wants_spare()
 
 

@@ -9,7 +9,8 @@ changes what anybody reads.
 """
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from litefs.storage.database import Database
 from litefs.storage.state import DatabaseState, write_state
@@ -21,18 +22,28 @@ CHECKPOINT_LOG_BYTES = 32 << 20
 CHECKPOINT_AGE_S = 30.0
 """And so does this age, so that an idle database starts from its base alone."""
 
+SPARE_RETRY_S = 5.0
+"""After a segment did not fit on the disk: else each commit would fill what is left of it, and free it again."""
+
 _log = logging.getLogger("litefs.storage")
 
 
 class Housekeeper:
     """Does the work that is due for the databases of a store."""
 
-    def __init__(self, retention_s: float, kept_for_replicas_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        retention_s: float,
+        kept_for_replicas_bytes: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Args: retention_s: images younger than this stay in the log; kept_for_replicas_bytes: older ones that a
-        replica needs stay while the log is no larger than this, and than what is free on the disk.
+        replica needs stay while the log is no larger than this, and than what is free on the disk; clock: in seconds.
         """
         self._retention_s = retention_s
         self._kept_bytes = kept_for_replicas_bytes
+        self._clock = clock
+        self._spare_due: dict[str, float] = {}  # name → when to try again, where there was no room
         self._checkpointed: dict[str, tuple[int, float, int]] = {}  # name → (txid, when, log bytes written)
 
     def settle(self, database: Database) -> Steps[None]:
@@ -54,13 +65,15 @@ class Housekeeper:
     def prepare_segment(self, database: Database) -> Steps[None]:
         """Makes the next log segment ready before it is needed. A full disk here fails no commit."""
         log = database.log
-        if not log.wants_spare():
+        if not log.wants_spare() or self._clock() < self._spare_due.get(database.name, 0.0):
             return
         capacity = log.spare_capacity()
         try:
             with log.in_use():
                 log.take_spare((yield lambda: log.make_spare(capacity)))
+            self._spare_due.pop(database.name, None)
         except OSError as error:
+            self._spare_due[database.name] = self._clock() + SPARE_RETRY_S
             _log.warning("%s: next log segment: %s", database.name, error)
 
     def checkpoint_due(self, database: Database, now_s: float) -> bool:
