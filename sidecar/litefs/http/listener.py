@@ -34,6 +34,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 def set_dead_after(connection: BaseTransport, seconds: float) -> None:
     """Has the kernel reset a connection when sent bytes stay unacknowledged, or the window shut, for so long."""
+    if connection.is_closing():
+        return  # its socket may be closed already; whoever writes next finds out
     peer: socket.socket = connection.get_extra_info("socket")
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
 
