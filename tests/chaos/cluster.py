@@ -105,6 +105,14 @@ class Client:
             raise
         assert code == 0, f"{self.name} ended with {code}"
 
+    def state(self) -> str:
+        """Returns whether it lives, and where in the kernel its threads are: for a report when nothing goes on."""
+        code = self._process.poll()
+        if code is not None:
+            return f"ended with {code}"
+        tasks = Path(f"/proc/{self._process.pid}/task").iterdir()
+        return "; ".join(" < ".join((task / "stack").read_text().split("\n")[:4]) for task in tasks)
+
     def acknowledged_n(self) -> int:
         """Returns how many rows were acknowledged so far."""
         with self._path.open("rb") as file:
@@ -204,7 +212,8 @@ class ChaosCluster:
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
-                states = {name: node.status() for name, node in self.nodes.items()}
+                states: dict[str, object] = {name: node.status() for name, node in self.nodes.items()}
+                states |= {client.name: client.state() for client in self._clients}
                 raise AssertionError(f"not within {timeout_s:.0f} s: {what}\n{json.dumps(states, indent=1)}")
             time.sleep(0.05)
 
