@@ -19,7 +19,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,7 +157,8 @@ class Log(Retirable):
         self._closed: deque[Segment] = deque()
         self._current: Segment | None = None
         self._spare: Spare | None = None
-        self._unsynced: list[int] = []
+        self._unsynced: dict[int, int] = {}  # descriptor → number of its last change, in the order to sync them
+        self._change_n = 0
         self.last_txid = 0
         self.durable_txid = 0
         self.size_bytes = 0
@@ -230,9 +231,12 @@ class Log(Retirable):
         segment.last_txid = self.last_txid = record.max_txid
         segment.last_append_s = time.monotonic()
         self.size_bytes += RECORD_HEADER_SIZE + padded(record.length)
-        if segment.fd not in self._unsynced:
-            self._unsynced.append(segment.fd)
+        self._changed(segment.fd)
         return record
+
+    def _changed(self, fd: int) -> None:
+        self._change_n += 1
+        self._unsynced[fd] = self._change_n
 
     def strike_out(self, segment: Segment) -> None:
         """Makes sure that what a failed append left at the end of a segment is no record after a restart.
@@ -249,11 +253,11 @@ class Log(Retirable):
 
     # ---- durability ----
 
-    def unsynced(self) -> tuple[list[int], int]:
-        """Returns (descriptors to sync in this order, the txid that is durable once they are)."""
-        return list(self._unsynced), self.last_txid
+    def unsynced(self) -> tuple[dict[int, int], int]:
+        """Returns (descriptors to sync in this order, each with its last change; the txid that is durable then)."""
+        return self._unsynced.copy(), self.last_txid
 
-    def sync_descriptors(self, fds: list[int]) -> None:
+    def sync_descriptors(self, fds: Iterable[int]) -> None:
         """Syncs what `unsynced` named. Safe to call off the loop: it touches nothing but the disk.
 
         Raises:
@@ -278,12 +282,11 @@ class Log(Retirable):
             self._are_names_doubtful = True
             raise
 
-    def synced(self, fds: list[int], txid: int) -> None:
-        """Takes note that `sync_descriptors(fds)` returned; `txid` as `unsynced` said."""
-        current = self._current.fd if self._current is not None else NEW_NAMES
-        for fd in fds:
-            if (fd not in (current, NEW_NAMES) or self.last_txid == txid) and fd in self._unsynced:
-                self._unsynced.remove(fd)
+    def synced(self, fds: Mapping[int, int], txid: int) -> None:
+        """Takes note that `sync_descriptors(fds)` returned; both as `unsynced` said. What changed since stays."""
+        for fd, change in fds.items():
+            if self._unsynced.get(fd) == change:
+                del self._unsynced[fd]
         self.durable_txid = max(self.durable_txid, min(txid, self.last_txid))
 
     def sync(self) -> None:
@@ -329,8 +332,7 @@ class Log(Retirable):
     def mark_live(self, record: LogRecord) -> None:
         """Turns a prepared record into a live one. Durable after the next `sync`."""
         self._disk.write("log.mark_live", record.fd, bytes([RecordState.LIVE]), record.offset + STATE_OFFSET)
-        if record.fd not in self._unsynced:
-            self._unsynced.append(record.fd)
+        self._changed(record.fd)
 
     # ---- segments ----
 
@@ -432,8 +434,7 @@ class Log(Retirable):
         path = self.directory / segment_name(first_txid)
         self._disk.rename("log.segment_rename", spare.path, path)
         self._spare = None
-        if NEW_NAMES not in self._unsynced:
-            self._unsynced.append(NEW_NAMES)
+        self._changed(NEW_NAMES)
         self.size_bytes += SEGMENT_HEADER_SIZE
         if self._current is not None:
             self._closed.append(self._current)

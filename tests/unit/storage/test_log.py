@@ -84,7 +84,7 @@ def test_a_sync_makes_durable_what_was_appended_before_it(log: Log, disk: Faulty
     assert log.unsynced()[0]
     log.sync()
     assert log.durable_txid == 3
-    assert log.unsynced() == ([], 3)
+    assert log.unsynced() == ({}, 3)
 
 
 def test_a_record_says_what_was_durable_when_it_was_appended(log: Log) -> None:
@@ -320,6 +320,39 @@ def test_an_image_is_durable_only_with_the_name_of_its_segment(log: Log, disk: F
     log.synced(fds, txid)
     disk.leave(NOTHING_UNSYNCED, tmp_path / "left")
     assert list((tmp_path / "left/dbs/a.db/log").glob("*.ltxlog"))
+
+
+def left_by_a_power_cut(disk: FaultyDisk, root: Path) -> list[int]:
+    """The images of `log` that survive if nothing does that was not synced."""
+    disk.leave(NOTHING_UNSYNCED, root / "left")
+    scanned = scan_log(QuickDisk(), root / "left/dbs/a.db/log")
+    scanned.close(QuickDisk())
+    return [record.header.max_txid for record in scanned.records]
+
+
+def test_a_segment_that_ends_during_a_sync_is_synced_once_more(log: Log, disk: FaultyDisk, tmp_path: Path) -> None:
+    disk.sync_directory("test", tmp_path)
+    append(log, 1)
+    fds, txid = log.unsynced()
+    log.sync_descriptors(fds)
+    append(log, 2)
+    append(log, 3, 3500)  # into the next segment
+    log.synced(fds, txid)
+    log.sync()
+    assert left_by_a_power_cut(disk, tmp_path) == [1, 2, 3]
+
+
+def test_a_segment_that_begins_during_a_sync_gets_a_durable_name(log: Log, disk: FaultyDisk, tmp_path: Path) -> None:
+    disk.sync_directory("test", tmp_path)
+    append(log, 1)
+    fds, txid = log.unsynced()
+    log.sync_descriptors(fds)
+    stream = log.begin_stream(2, 2, 3500)  # into the next segment, and not finished when the sync is
+    log.synced(fds, txid)
+    stream.write(image(2, 3500))
+    stream.finish(2)
+    log.sync()
+    assert left_by_a_power_cut(disk, tmp_path) == [1, 2]
 
 
 def test_a_log_whose_names_could_not_be_synced_is_never_believed_again(log: Log, disk: FaultyDisk) -> None:
