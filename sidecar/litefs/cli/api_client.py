@@ -9,6 +9,7 @@ from typing import Protocol
 
 from litefs.cli.api_token import read_token
 from litefs.errors import ConfigError, PeerError
+from litefs.node.deadline import Deadline
 
 DEFAULT_URL = "http://localhost:20202"
 # Between two pieces of an answer. The longest silence is a primary that takes in a large import before it answers.
@@ -44,7 +45,7 @@ def request(
         query: parameters.
         body: what to send.
         body_bytes: its length.
-        silence_s: longest wait for a connection, or for the next bytes; None: `SILENCE_S_MAX`.
+        silence_s: longest wait for a connection, for the answer's head, or for the next bytes; None: `SILENCE_S_MAX`.
         token: what the node's API asks for; None: the one of the environment, if there is one.
 
     Raises:
@@ -64,7 +65,8 @@ def request(
         except OSError as error:
             raise PeerError(f"{base_url}{path}: {error}") from error
         if response.status != http.HTTPStatus.OK:
-            text = response.read(_ERROR_BODY_BYTES_MAX).decode(errors="replace").strip()
+            with _deadline(connection):
+                text = response.read(_ERROR_BODY_BYTES_MAX).decode(errors="replace").strip()
             raise PeerError(f"{base_url}{path}: {response.status} {text or response.reason}")
         yield response
     except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
@@ -94,5 +96,10 @@ def _response(
         if connection.sock is None:
             raise  # there never was a connection
         # The node answered before it had read everything, most likely with a refusal that says why.
+    with _deadline(connection):
         return connection.getresponse()
-    return connection.getresponse()
+
+
+def _deadline(connection: http.client.HTTPConnection) -> Deadline:
+    assert connection.timeout is not None
+    return Deadline(connection.sock, connection.timeout, "answer")

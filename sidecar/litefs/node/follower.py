@@ -32,6 +32,7 @@ from litefs.formats.stream import (
 from litefs.formats.stream_channels import LIVE_CHANNEL, VERSION, VERSION_HEADER, ChannelDecoder
 from litefs.link import messages as m
 from litefs.node.caller import Caller
+from litefs.node.deadline import Deadline
 from litefs.node.replicas import Replicas
 from litefs.node.signs_of_life import SignsOfLife
 from litefs.node.stream_client import StreamResponse, post_http1, post_http2
@@ -182,7 +183,7 @@ class Follower:
         response = self._ask()
         if response.status != HTTPStatus.OK:
             error = PeerRefusedError if response.status in REFUSALS else PeerError
-            raise error(f"{response.status} {_reason_of(response)}")
+            raise error(f"{response.status} {self._reason_of(response)}")
         cluster_id = response.headers.get("litefs-cluster-id", "")
         self._caller.cluster.check(cluster_id)
         self.state.cluster_id = cluster_id
@@ -244,6 +245,15 @@ class Follower:
             response = post_http2(self._connect(), authority, headers, body)
         return response
 
+    def _reason_of(self, response: StreamResponse) -> str:
+        """Returns what a primary says with a refusal, or nothing where it cannot be had."""
+        assert self._connection is not None
+        try:
+            with Deadline(self._connection, SILENCE_MAX_S, "reason"):
+                return response.read()[:REASON_BYTES_MAX].decode("utf-8", "replace").strip()
+        except (PeerError, OSError):
+            return ""
+
     def _connect(self) -> socket.socket:
         self._close()
         connection = socket.create_connection((self._host, self._port), timeout=SILENCE_MAX_S)
@@ -304,11 +314,3 @@ class Follower:
         if self.state.is_ready and now - self._lag_said >= LAG_EVERY_S:
             self._lag_said = now
             self._replicas.tell(m.SetLag(timestamp_ms))
-
-
-def _reason_of(response: StreamResponse) -> str:
-    """Returns what a primary says with a refusal, or nothing where it cannot be had."""
-    try:
-        return response.read()[:REASON_BYTES_MAX].decode("utf-8", "replace").strip()
-    except (PeerError, OSError):
-        return ""

@@ -5,9 +5,10 @@ from urllib.parse import urlsplit
 
 from litefs.errors import HandoffRefusedError
 from litefs.node.caller import Caller
+from litefs.node.deadline import Deadline
 
 TIMEOUT_S = 15.0
-"""Above what the primary allows itself."""
+"""For the connection, and then for the whole answer. Above what the primary allows itself."""
 
 REASON_BYTES_MAX = 1024
 
@@ -21,9 +22,11 @@ def request_handoff(url: str, caller: Caller) -> None:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "localhost", parts.port or 20202, timeout=TIMEOUT_S)
     try:
-        connection.request("POST", f"/handoff?nodeID={caller.node_id:016X}", headers=caller.headers())
-        response = connection.getresponse()
-        reason = response.read(REASON_BYTES_MAX).decode("utf-8", "replace").strip()
+        connection.connect()
+        with Deadline(connection.sock, TIMEOUT_S, "answer"):
+            connection.request("POST", f"/handoff?nodeID={caller.node_id:016X}", headers=caller.headers())
+            response = connection.getresponse()
+            reason = response.read(REASON_BYTES_MAX).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:
         raise HandoffRefusedError(f"the primary at {url} cannot be asked: {error}") from error
     finally:

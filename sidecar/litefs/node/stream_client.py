@@ -4,7 +4,8 @@ Strategy: every primary is asked in HTTP/1.1 first, which costs us least. Go Lit
 asked again on a second connection in HTTP/2 with prior knowledge. So nothing has to be configured, and a cluster may
 change from one implementation to the other node by node.
 
-The socket belongs to the caller, who bounds each wait with its time-out and ends all of them by shutting it down.
+The socket belongs to the caller, who bounds each wait with its time-out and ends all of them by shutting it down. The
+answer's head has a bound as a whole.
 
 Source: LiteFS 0.5.14, POST /stream; RFC 9113, section 3.3; docs/decisions/041-two-protocols-on-one-port.md.
 """
@@ -22,6 +23,7 @@ from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 
 from litefs.errors import PeerError
+from litefs.node.deadline import Deadline
 
 TARGET = "/stream"
 
@@ -32,6 +34,10 @@ WINDOW_BYTES = 4 << 20
 
 FRAME_BYTES = 256 << 10
 """Sixteen times the least that HTTP/2 allows: the cost is per frame. Go sends smaller ones all the same."""
+
+
+HEAD_DEADLINE_S = 10.0
+"""From the request to the end of the answer's head, as long as our server waits for that of a request."""
 
 
 class StreamResponse(Protocol):
@@ -61,7 +67,8 @@ def post_http1(connection: socket.socket, host: str, headers: Mapping[str, str],
         PeerError: the answer is none of HTTP/1.1.
         OSError: the connection broke, or nothing came in time.
     """
-    return _Http1Response(connection, host, headers, body)
+    with Deadline(connection, HEAD_DEADLINE_S, "head of an answer"):
+        return _Http1Response(connection, host, headers, body)
 
 
 def post_http2(connection: socket.socket, host: str, headers: Mapping[str, str], body: bytes) -> StreamResponse:
@@ -71,7 +78,8 @@ def post_http2(connection: socket.socket, host: str, headers: Mapping[str, str],
         PeerError: the peer does not speak it, or refused the stream.
         OSError: the connection broke, or nothing came in time.
     """
-    return _Http2Response(connection, host, headers, body)
+    with Deadline(connection, HEAD_DEADLINE_S, "head of an answer"):
+        return _Http2Response(connection, host, headers, body)
 
 
 class _Http1Response:

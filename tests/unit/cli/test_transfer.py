@@ -11,6 +11,8 @@ import pytest
 
 from litefs.cli import api_client
 from litefs.cli import main as cli
+from litefs.errors import PeerError
+from tests.support.dripping_peer import HALF_A_HEAD, dripping_peer
 
 
 @dataclass(slots=True)
@@ -227,3 +229,15 @@ def test_a_silent_node_is_given_up(
     finally:
         silent.set()
     assert "/export: timed out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "first", [HALF_A_HEAD, b"HTTP/1.1 500 No\r\nContent-Length: 99\r\n\r\n"], ids=["head", "error"]
+)
+def test_an_answer_that_drips_is_given_up(first: bytes) -> None:
+    with (
+        dripping_peer(first) as port,
+        pytest.raises(PeerError, match=r"no answer within 0\.3 s"),
+        api_client.request(f"http://127.0.0.1:{port}", "POST", "/promote", silence_s=0.3),
+    ):
+        pass
