@@ -67,13 +67,19 @@ class FuselessMount:
     """One node's filesystem without a mount."""
 
     def __init__(
-        self, path: Path, *, primary: bool = True, disk: Disk | None = None, segment_bytes: int = 8 << 20
+        self,
+        path: Path,
+        *,
+        primary: bool = True,
+        disk: Disk | None = None,
+        segment_bytes: int = 8 << 20,
+        sync_every_commit: bool = False,
     ) -> None:
         self.loop = Loop()
         self.disk = disk or Disk()
         self.data_dir = DataDir(path, self.disk)
         self.gate = CommitGate(float("inf") if primary else 0.0, time.monotonic)
-        settings = StoreSettings(node_id=1, segment_bytes=segment_bytes)
+        settings = StoreSettings(node_id=1, segment_bytes=segment_bytes, sync_every_commit=sync_every_commit)
         self.store = Store(self.data_dir, self.disk, settings, self.gate)
         self.store.open(lambda name, done, total: None)
         self.view = ClusterView(is_primary=primary)

@@ -114,16 +114,28 @@ class Promises:
 class World:
     """A store in a directory, and the players in it."""
 
-    def __init__(self, root: Path, disk: Disk, promises: Promises | None = None, *, primary: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path,
+        disk: Disk,
+        promises: Promises | None = None,
+        *,
+        primary: bool = True,
+        sync_every_commit: bool = False,
+    ) -> None:
         self.root = root
         self.disk = disk
         self.promises = promises or Promises()
         self.gate = CommitGate(float("inf") if primary else 0.0, lambda: 1.0)
         self.data_dir = DataDir(root, disk)
-        settings = StoreSettings(
-            node_id=NODE_ID, compress=False, overlay_memory_bytes=OVERLAY_BYTES, segment_bytes=SEGMENT_BYTES
+        self.settings = StoreSettings(
+            node_id=NODE_ID,
+            compress=False,
+            overlay_memory_bytes=OVERLAY_BYTES,
+            segment_bytes=SEGMENT_BYTES,
+            sync_every_commit=sync_every_commit,
         )
-        self.store = Store(self.data_dir, disk, settings, self.gate)
+        self.store = Store(self.data_dir, disk, self.settings, self.gate)
         self.housekeeper = Housekeeper(0.0)
         self.refusals: list[str] = []
         self.now_s = 0.0
@@ -160,13 +172,14 @@ class World:
     def commit(self, player: Player, pgnos: Iterable[int], page_n: int | None = None, *, sync: bool = True) -> None:
         """One transaction in a rollback mode, with `synchronous=FULL` or, without `sync`, OFF."""
         after = player.change(pgnos, page_n)
-        with self.refusable(), self.promises.committing({player.name: b"".join(after)}, durable=sync):
+        durable = sync or self.settings.sync_every_commit
+        with self.refusable(), self.promises.committing({player.name: b"".join(after)}, durable=durable):
             player.commit(after, sync=sync)
 
     def commit_together(self, players: list[Player], pgnos: Iterable[int], *, sync: bool = True) -> None:
         afters = [player.change(pgnos) for player in players]
         contents = {player.name: b"".join(after) for player, after in zip(players, afters, strict=True)}
-        with self.refusable(), self.promises.committing(contents, durable=sync):
+        with self.refusable(), self.promises.committing(contents, durable=sync or self.settings.sync_every_commit):
             commit_together(players, afters, sync=sync)
 
     def load(self, player: Player, pgnos: Iterable[int], page_n: int) -> None:
@@ -223,7 +236,8 @@ class World:
         """An unlink of the database; then it is made again."""
         if not player.pages:
             return
-        with self.refusable(), self.promises.committing({player.name: b""}, durable=False):
+        durable = self.settings.sync_every_commit
+        with self.refusable(), self.promises.committing({player.name: b""}, durable=durable):
             run(self.store.drop(player.name))
         if not player.served.database.exists:
             self.player(player.name)
@@ -257,7 +271,8 @@ class World:
         if not player.wal:
             return
         after = player.change(pgnos, page_n)
-        with self.refusable(), self.promises.committing({player.name: b"".join(after)}, durable=False):
+        durable = self.settings.sync_every_commit
+        with self.refusable(), self.promises.committing({player.name: b"".join(after)}, durable=durable):
             player.wal_commit(after)
         if sync:
             self.sync(player)
@@ -382,7 +397,14 @@ def _commit_one(world: World, name: str) -> tuple[int, bytes]:
 # ---- sweeping ----
 
 
-def crash_everywhere(directory: Path, scenario: Scenario, *, seeds_per_call: int = 1, go_on_every: int = 5) -> int:
+def crash_everywhere(
+    directory: Path,
+    scenario: Scenario,
+    *,
+    seeds_per_call: int = 1,
+    go_on_every: int = 5,
+    sync_every_commit: bool = False,
+) -> int:
     """Runs a scenario once and judges, before each of its disk calls, what a power cut there may leave.
 
     Returns:
@@ -409,7 +431,7 @@ def crash_everywhere(directory: Path, scenario: Scenario, *, seeds_per_call: int
                 raise AssertionError(f"power cut before call {call + 1} ({label}), seed {seed}: {error}") from error
             shutil.rmtree(left)
 
-    world = World(root, disk, promises)
+    world = World(root, disk, promises, sync_every_commit=sync_every_commit)
     disk.before_call = crash
     try:
         scenario(world)
@@ -421,7 +443,7 @@ def crash_everywhere(directory: Path, scenario: Scenario, *, seeds_per_call: int
     return crash_n
 
 
-def fail_everywhere(directory: Path, scenario: Scenario, error: int) -> int:
+def fail_everywhere(directory: Path, scenario: Scenario, error: int, *, sync_every_commit: bool = False) -> int:
     """Runs a scenario again and again, each time with the next disk call failing, and judges what is left.
 
     Returns:
@@ -434,7 +456,7 @@ def fail_everywhere(directory: Path, scenario: Scenario, error: int) -> int:
         root.mkdir()
         disk = FaultyDisk(root)
         promises = Promises()
-        world = World(root, disk, promises)
+        world = World(root, disk, promises, sync_every_commit=sync_every_commit)
         disk.fail_at, disk.error = len(disk.calls) + call, error
         try:
             with contextlib.suppress(Stopped):

@@ -3,8 +3,8 @@
 Strategy: each section is a frozen pydantic model that forbids unknown keys, as LiteFS does. Scalars arrive as the text
 that stands in the file (`config.py` keeps it), so that a hostname called `no` stays one; the types below read it.
 
-Source: LiteFS 0.5.14, `cmd/litefs/config.go` and `etc/litefs.yml`. Keys of our own: `data.overlay-memory`,
-`data.segment-size`, `fuse.default-permissions`, `fuse.low-latency`.
+Source: LiteFS 0.5.14, `cmd/litefs/config.go` and `etc/litefs.yml`. Keys of our own: `data.durability`,
+`data.overlay-memory`, `data.segment-size`, `fuse.default-permissions`, `fuse.low-latency`.
 """
 
 import re
@@ -80,6 +80,13 @@ class LeaseType(StrEnum):
     STATIC = "static"
 
 
+class Durability(StrEnum):
+    """Which commits are answered only when they are on the disk: those that the application asks it for, or all."""
+
+    AS_ASKED = "as-asked"
+    EVERY_COMMIT = "every-commit"
+
+
 class LogFormat(StrEnum):
     """How a log line is written."""
 
@@ -109,6 +116,7 @@ class DataSection(Section):
     """Where the databases and their log are kept, and for how long."""
 
     dir: str = "/var/lib/litefs"
+    durability: Durability = Durability.AS_ASKED
     compress: Flag = True
     retention: DurationS = 600.0
     # LiteFS keeps images for ever at 0 or less; that is not supported yet.

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from litefs.cli.api_token import read_token
-from litefs.cli.config_models import Config, ConsulSection, LeaseType
+from litefs.cli.config_models import Config, ConsulSection, Durability, LeaseType
 from litefs.cli.plan import Plan
 from litefs.errors import ConfigError
 from litefs.link.settings import ConsulSettings, FilesystemSettings, LogSettings, NodeSettings
@@ -73,6 +73,7 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         low_latency=config.fuse.low_latency,
         debug=config.fuse.debug,
         compress=config.data.compress,
+        sync_every_commit=config.data.durability is Durability.EVERY_COMMIT,
         overlay_memory_bytes=config.data.overlay_memory,
         segment_bytes=config.data.segment_size,
         retention_s=config.data.retention,

@@ -64,6 +64,7 @@ class FilesystemServer:
             compress=settings.compress,
             overlay_memory_bytes=settings.overlay_memory_bytes,
             segment_bytes=settings.segment_bytes,
+            sync_every_commit=settings.sync_every_commit,
         )
         self._store = Store(self._data_dir, disk, store_settings, gate)
         self._store.open(_RecoveryLog(), set_aside_damaged=settings.set_aside_damaged)

@@ -29,6 +29,7 @@ class FilesystemSettings(msgspec.Struct, frozen=True, kw_only=True):
         set_aside_damaged: go on without a database that does not add up: for a node that can follow another one.
         low_latency: keep the machine's processors from sleeping while transactions are written.
         compress: write LTX images as LZ4 frames.
+        sync_every_commit: answer a commit when it is durable, whatever the application asked for.
         overlay_memory_bytes: uncommitted pages kept in memory per database before they spill to disk.
         segment_bytes: size of a log segment once a database has grown to it.
         retention_s: images younger than this stay in the log after they are in the base file.
@@ -46,6 +47,7 @@ class FilesystemSettings(msgspec.Struct, frozen=True, kw_only=True):
     low_latency: bool = False
     debug: bool = False
     compress: bool = True
+    sync_every_commit: bool = False
     overlay_memory_bytes: int = 64 << 20
     segment_bytes: int = 8 << 20
     retention_s: float = 600.0

@@ -48,12 +48,18 @@ _log = logging.getLogger("litefs.storage")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSettings:
-    """What all databases of a store share."""
+    """What all databases of a store share.
+
+    Attributes:
+        sync_every_commit: a transaction of this node is durable before it is answered, whatever the application asked
+            for by `PRAGMA synchronous`.
+    """
 
     node_id: int
     compress: bool = True
     overlay_memory_bytes: int = 64 << 20
     segment_bytes: int = 8 << 20
+    sync_every_commit: bool = False
 
 
 class CommitGate:
@@ -169,7 +175,7 @@ class Database:
     # ---- commits ----
 
     def prepare(self, change: Change, group: int = 0) -> Steps[Prepared]:
-        """Decides about a transaction and puts its image into the log, not yet synced.
+        """Decides about a transaction and puts its image into the log; synced if every commit is.
 
         First the change is compared with the committed state: what changes nothing always succeeds,
         on a replica too, or a hot journal could never be rolled back. Only then does the role decide.
@@ -178,12 +184,16 @@ class Database:
             The prepared transaction; its `record` is None if nothing changed.
 
         Raises:
-            CommitRefusedError: this node may not commit, or the pages are not those of the next images.
+            CommitRefusedError: this node may not commit, the pages are not those of the next images, or the sync
+                failed. Nothing of it is in the log.
             OSError: the log cannot take the image.
+            DiskLostError: the process must stop.
         """
         if self.gate.is_open and not self.expected:
             self._deciding_since = time.perf_counter()
             prepared = yield from prepare(self.log, self.before(), change, group)
+            if self.settings.sync_every_commit:
+                yield from self.make_durable(prepared)
             if not self.may_accept(prepared):
                 yield from self.void(prepared)
                 raise NotPrimaryError(f"{self.name}: this node ceased to be the primary")
@@ -206,11 +216,28 @@ class Database:
         return measured
 
     def prepare_small(self, change: Change) -> Prepared:
-        """`prepare` for few pages, at one go."""
+        """`prepare` for few pages, at one go. Not where every commit is synced."""
         if self.gate.is_open and not self.expected:
             self._deciding_since = time.perf_counter()
             return prepare_small(self.log, self.before(), change)
         return run(self.prepare(change))
+
+    def make_durable(self, prepared: Prepared) -> Steps[None]:
+        """Syncs the image of a prepared transaction; others run meanwhile, so ask `may_accept` behind it.
+
+        Crash: image synced, nobody was told: recovery commits it.
+
+        Raises:
+            CommitRefusedError: the sync failed. The image is voided, and commits before it are as durable as they were.
+            DiskLostError: the process must stop.
+        """
+        if prepared.record is None:
+            return
+        try:
+            yield from self.sync_log()
+        except OSError as error:
+            yield from self.void(prepared)
+            raise CommitRefusedError(f"{self.name}: log sync: {error}") from error
 
     def may_accept(self, prepared: Prepared) -> bool:
         """Says whether a prepared transaction may still become the state: the lease may have run out since.

@@ -3,7 +3,8 @@
 Strategy: while a journal is active, pages written to the database lie in an overlay, and the journal in
 memory. SQLite syncs the database when all pages of a commit are written: there the image is made and
 synced (*prepare*). It then removes, truncates or zeroes the journal: there the image becomes the
-committed state (*commit*), without waiting. Without syncs (`synchronous=OFF`) both happen at the end.
+committed state (*commit*), without waiting. Without syncs (`synchronous=OFF`) both happen at the end, which
+waits for the disk only where every commit is synced (`StoreSettings.sync_every_commit`).
 
 States of a journal, and what may be trusted:
     absent, cold      no transaction: the overlay is clean
@@ -234,12 +235,8 @@ class RollbackJournal:
             prepared = yield from self._plan_page_size(overlay, group)
         else:
             prepared = yield from self.database.prepare(self._change(overlay), group)
-        if durable and prepared.record is not None:
-            try:
-                yield from self.database.sync_log()
-            except OSError as error:
-                yield from self.database.void(prepared)
-                raise CommitRefusedError(f"{self.database.name}: log sync: {error}") from error
+        if durable:
+            yield from self.database.make_durable(prepared)
         self._prepared, self._prepared_generation = prepared, generation
 
     def _plan_page_size(self, overlay: Overlay, group: int) -> Steps[Prepared]:
@@ -303,7 +300,7 @@ class RollbackJournal:
         if overlay is not None and not overlay.is_clean and not self._decided:
             if self.prepared is None:
                 yield from self.prepare(durable=self.synced)
-            elif not self.database.may_accept(self.prepared):
+            if self.prepared is not None and not self.database.may_accept(self.prepared):
                 yield from self.take_back()
                 raise NotPrimaryError(f"{self.database.name}: this node ceased to be the primary")
             if self.prepared is not None and self.prepared.planned is not None:

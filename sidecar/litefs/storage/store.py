@@ -211,7 +211,7 @@ class Store:
             raise NotPrimaryError("this node ceased to be the primary")
         decider, record = prepared[0]
         decider.database.log.mark_live(record)
-        if any(served.journal.synced for served, _ in prepared):
+        if self.settings.sync_every_commit or any(served.journal.synced for served, _ in prepared):
             yield from decider.database.sync_log()
         # It is decided: what fails from here on is no refusal.
         for served, record in prepared[1:]:

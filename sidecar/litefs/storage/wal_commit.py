@@ -3,7 +3,8 @@
 Strategy: SQLite appends a frame header (24 bytes), then the page, the page possibly in several writes.
 A frame whose header carries a commit size ends a transaction: when its page is complete, the frames
 since the last commit are read back, the last one of each page wins, and the image goes into the log in
-that very write. The sync that may follow only makes it durable. Locks and checksums of frames are not
+that very write. The sync that may follow only makes it durable; where every commit is synced
+(`StoreSettings.sync_every_commit`), the write waits for that. Locks and checksums of frames are not
 looked at: SQLite 3.40 can write frames with wrong checksums that count all the same.
 
 Terms, as offsets into the WAL:
@@ -256,7 +257,8 @@ class WalCapture:
         """Ends the pending transaction with the frame at offset `last`.
 
         Crash: the image is in the log, not synced: with `synchronous=NORMAL` that is what was asked for;
-        with FULL the fsync that SQLite sends next makes it durable before the application hears of it.
+        with FULL the fsync that SQLite sends next makes it durable before the application hears of it. Where every
+        commit is synced it is durable before the position moves, so before a replica can have it.
         """
         size, offset = self._frame_size, self.committed_end
         pending = self._pending[: (last - offset) // size + 1]
@@ -273,10 +275,11 @@ class WalCapture:
         page_n = len(change.pgnos)
         image_page_n = page_n + max(0, change.commit - self.database.page_n)
         room = image_bytes_max(image_page_n, self.database.page_size)
-        if page_n <= SMALL_PAGES_MAX and self.database.log.has_room(room):
-            self._committed(pending, places, self.database.prepare_small(change))
-            return None
-        return self._commit_in_steps(pending, places, change)
+        waits = page_n > SMALL_PAGES_MAX or self.database.settings.sync_every_commit
+        if waits or not self.database.log.has_room(room):
+            return self._commit_in_steps(pending, places, change)
+        self._committed(pending, places, self.database.prepare_small(change))
+        return None
 
     def _commit_in_steps(self, pending: list[int], places: dict[int, int], change: Change) -> Steps[None]:
         prepared = yield from self.database.prepare(change)

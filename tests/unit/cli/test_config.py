@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 
 from litefs.cli.config import find_config, load_config
-from litefs.cli.config_models import Config, LeaseType, LogFormat
+from litefs.cli.config_models import Config, Durability, LeaseType, LogFormat
 from litefs.errors import ConfigError
 
 # The keys that a configuration written for LiteFS 0.5 may have, with a static lease.
@@ -98,6 +98,7 @@ def test_defaults_are_those_of_litefs(load: Load) -> None:
     config = load(MINIMAL)
     assert (config.data.dir, config.fuse.dir) == ("/var/lib/litefs", "/litefs")
     assert config.data.compress
+    assert config.data.durability is Durability.AS_ASKED
     assert (config.data.retention, config.data.retention_monitor_interval) == (600, 60)
     assert config.exit_on_error
     assert config.lease.candidate
@@ -164,6 +165,10 @@ def test_expands_variables_before_reading(load: Load) -> None:
         (MINIMAL + "http: {addr: ':70000'}", 'litefs.yml:2: http.addr: ":70000" is not an address: '),
         (MINIMAL + "data: {overlay-memory: lots}", 'litefs.yml:2: data.overlay-memory: "lots" is not a size: '),
         (MINIMAL + "data: {overlay-memory: 1KB}", "litefs.yml:2: data.overlay-memory: input should be greater than"),
+        (
+            MINIMAL + "data:\n  durability: full",
+            "litefs.yml:3: data.durability: input should be 'as-asked' or 'every-commit'",
+        ),
         (MINIMAL + "log: {format: xml}", "litefs.yml:2: log.format: input should be 'text' or 'json'"),
         (
             "lease: {type: consul, consul: {key: k}}",

@@ -2,11 +2,12 @@
 
 import errno
 import time
+from pathlib import Path
 
 import pyfuse3
 import pytest
 
-from tests.support.fuseless_mount import ROOT, WAL, FuselessMount, context, pages
+from tests.support.fuseless_mount import ROOT, WAL, CountingDisk, FuselessMount, context, pages
 from tests.support.sqlite_player import PAGE_SIZE
 
 
@@ -55,3 +56,23 @@ def test_a_wal_commit_after_the_lease_is_refused(mount: FuselessMount) -> None:
         mount.wal_commit(wal, WAL, frames, {2: b"b" * PAGE_SIZE}, 2)
     assert refused.value.errno == errno.EACCES
     assert mount.position() == 2
+
+
+def test_a_lease_that_runs_out_during_the_sync_of_a_commit_refuses_it(tmp_path: Path) -> None:
+    """Of a transaction whose journal was synced and whose database was not: the journal's end waits for the disk."""
+
+    class LastSync(CountingDisk):
+        def sync(self, label: str, fd: int) -> None:
+            super().sync(label, fd)
+            if label == "log.sync":
+                let_the_lease_run_out(mount)
+
+    mount = FuselessMount(tmp_path / "data", disk=LastSync())
+    renew(mount)
+    fh = mount.create("a.db")
+    mount.fsync(mount.begin("a.db", 0))
+    mount.write(fh, 0, pages(1, 1)[0])
+    unlink = mount.operations.unlink(ROOT, b"a.db-journal", context())
+    assert mount.errno(unlink) == errno.EACCES
+    assert (mount.position(), mount.database("a.db").log.last_txid) == (0, 0)
+    mount.close()
