@@ -7,6 +7,7 @@ OperatorError
 ├── KubeError            the API server refused a request; nothing was changed
 │   ├── NotFoundError    404: there is no such object
 │   ├── ConflictError    409: it is there already, or somebody was quicker
+│   ├── NamespaceEndingError 403: the namespace is being deleted: nothing can be created in it
 │   └── ExpiredError     410: a watch fell too far behind; list again
 ├── KubeUnavailableError no answer from the API server: whether something was changed is not known
 └── ConsulError          Consul cannot tell who holds the lease
@@ -56,6 +57,10 @@ class NotFoundError(KubeError):
 
 class ConflictError(KubeError):
     """An object of this name is there already, or somebody else changed it first."""
+
+
+class NamespaceEndingError(KubeError):
+    """The namespace is being deleted: nothing can be created in it any more, and what was wanted is pointless."""
 
 
 class ExpiredError(KubeError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from litefs_operator.errors import KubeError, KubeUnavailableError
+from litefs_operator.errors import KubeError, KubeUnavailableError, NamespaceEndingError
 from litefs_operator.kube import KubeApi, Manifest, object_path
 
 QUEUE_EVENTS = 500
@@ -87,6 +87,8 @@ class EventRecorder:
             event = await self._queue.get()
             try:
                 await self._write(event)
+            except NamespaceEndingError:
+                continue  # nobody will read it
             except (KubeError, KubeUnavailableError) as error:
                 _log.warning("an event (%s) is lost: %s", event.reason, error)
 

@@ -18,7 +18,14 @@ from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import load_incluster_config
 from kubernetes.config.kube_config import load_kube_config
 
-from litefs_operator.errors import ConflictError, ExpiredError, KubeError, KubeUnavailableError, NotFoundError
+from litefs_operator.errors import (
+    ConflictError,
+    ExpiredError,
+    KubeError,
+    KubeUnavailableError,
+    NamespaceEndingError,
+    NotFoundError,
+)
 
 Manifest = dict[str, Any]
 
@@ -44,6 +51,8 @@ _KINDS = {
     HTTPStatus.CONFLICT: ConflictError,
     HTTPStatus.GONE: ExpiredError,
 }
+_NAMESPACE_ENDS = "NamespaceTerminating"
+"""The cause of a 403, in the details of its answer: Kubernetes 1.34, core/v1."""
 
 
 def object_path(api_version: str, plural: str, namespace: str = "", name: str = "", subresource: str = "") -> str:
@@ -158,7 +167,7 @@ class KubeApi:
                 event: Manifest = json.loads(line)
                 if event["type"] == "ERROR":
                     status = event["object"]
-                    raise _refusal(int(status.get("code") or 0), str(status.get("message")))
+                    raise _refusal(int(status.get("code") or 0), status)
                 yield event
         except (urllib3.exceptions.HTTPError, ValueError, KeyError, TypeError) as error:
             raise KubeUnavailableError(f"the watch of {path} broke: {error}") from error
@@ -200,27 +209,33 @@ class KubeApi:
         except (urllib3.exceptions.HTTPError, ApiException, OpenApiException, OSError) as error:
             raise KubeUnavailableError(f"{method} {path}: {error}") from error
         if response.status >= HTTPStatus.BAD_REQUEST:
-            raise _refusal(response.status, _message(response))
+            raise _refusal(response.status, _status_of(response))
         return response
 
 
-def _refusal(status: int, message: str) -> KubeError:
+def _refusal(code: int, status: Manifest) -> KubeError:
+    """Returns the error for what the API server calls a Status."""
+    causes = (status.get("details") or {}).get("causes") or []
+    if any(cause.get("reason") == _NAMESPACE_ENDS for cause in causes):
+        return NamespaceEndingError(code, str(status.get("message")))
     try:
-        kind = _KINDS.get(HTTPStatus(status), KubeError)
+        kind = _KINDS.get(HTTPStatus(code), KubeError)
     except ValueError:
         kind = KubeError
-    return kind(status, message)
+    return kind(code, str(status.get("message")))
 
 
-def _message(response: urllib3.BaseHTTPResponse) -> str:
+def _status_of(response: urllib3.BaseHTTPResponse) -> Manifest:
+    """Returns the Status in an answer; one of our own with the text, where a proxy answered instead."""
     try:
         text = response.data.decode(errors="replace")
     except urllib3.exceptions.HTTPError as error:
-        return str(error)
+        return {"message": str(error)}
     try:
-        return str(json.loads(text)["message"])
+        status: Manifest = json.loads(text)
+        return {**status, "message": status["message"]}
     except (ValueError, KeyError, TypeError):
-        return text[:500]
+        return {"message": text[:500]}
 
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

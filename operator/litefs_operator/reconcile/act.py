@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from litefs_operator import names
 from litefs_operator.builders.services import NODE, ROLE
-from litefs_operator.errors import ConflictError, KubeError, NotFoundError
+from litefs_operator.errors import ConflictError, KubeError, NamespaceEndingError, NotFoundError
 from litefs_operator.known import ClusterKey, cluster_key
 from litefs_operator.kube import KubeApi, Manifest, object_path
 from litefs_operator.metrics import Metrics
@@ -50,7 +50,7 @@ class Actor:
         return cluster_token(self._master_key, *key)
 
     def create_token(self, cluster: Manifest) -> None:
-        """Creates the Secret with the cluster's token, unless there is one.
+        """Creates the Secret with the cluster's token, unless there is one or its namespace is being deleted.
 
         Raises:
             KubeError: it was refused.
@@ -61,7 +61,7 @@ class Actor:
             self._kube.create(
                 object_path("v1", "secrets", namespace), token_manifest(namespace, name, self.token((namespace, name)))
             )
-        except ConflictError:
+        except (ConflictError, NamespaceEndingError):
             return
         self._metrics.writes.labels("secret").inc()
 
@@ -77,8 +77,8 @@ class Actor:
             try:
                 self._send(request)
                 self._metrics.writes.labels(request.kind).inc()
-            except NotFoundError:
-                continue  # a pod that is gone has no role
+            except (NotFoundError, NamespaceEndingError):
+                continue  # a pod that is gone has no role, and a namespace that goes needs no Services
             except ConflictError:
                 if not self._is_of(cluster, request):
                     taken.append(f"{request.kind} {request.name}")

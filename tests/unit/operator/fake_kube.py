@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from litefs_operator.errors import ConflictError, KubeUnavailableError, NotFoundError
+from litefs_operator.errors import ConflictError, KubeUnavailableError, NamespaceEndingError, NotFoundError
 
 Manifest = dict[str, Any]
 
@@ -20,6 +20,8 @@ class FakeKube:
         self.objects: dict[str, Manifest] = {}
         self.requests: list[tuple[str, str]] = []
         self.is_down = False
+        self.ending_namespace = ""
+        """Is being deleted: nothing can be created in it."""
         self.changed: Callable[[], object] = lambda: None
         """Is called after every change, in the thread that made it."""
         self._versions = itertools.count(1)
@@ -56,6 +58,8 @@ class FakeKube:
     def create(self, path: str, manifest: Manifest) -> Manifest:
         self._note("POST", path)
         name = f"{path}/{manifest['metadata']['name']}"
+        if self.ending_namespace and f"/namespaces/{self.ending_namespace}/" in path:
+            raise NamespaceEndingError(403, f"{self.ending_namespace} is being terminated")
         if name in self.objects:
             raise ConflictError(409, f"{name} already exists")
         stored = copy.deepcopy(manifest)

@@ -109,3 +109,23 @@ def test_an_api_server_that_is_down_costs_the_event_and_nothing_else(caplog: pyt
         task.cancel()
 
     asyncio.run(run())
+
+
+def test_an_event_in_a_namespace_that_is_being_deleted_is_dropped_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kube = FakeKube()
+    kube.ending_namespace = "web"
+
+    async def run() -> None:
+        recorder = EventRecorder(cast("Any", kube), "litefs-operator", "op-1")
+        task = asyncio.create_task(recorder.run())
+        recorder.post(event())
+        await until(lambda: len(kube.requests) == 1)
+        kube.ending_namespace = ""
+        recorder.post(event("after it"))
+        await until(lambda: messages_of(kube) == ["after it"])
+        task.cancel()
+
+    asyncio.run(run())
+    assert caplog.records == []

@@ -12,6 +12,7 @@ from litefs_operator.errors import (
     ExpiredError,
     KubeError,
     KubeUnavailableError,
+    NamespaceEndingError,
     NotFoundError,
 )
 from litefs_operator.kube import PAGE_OBJECTS, KubeApi, object_path
@@ -92,6 +93,21 @@ def test_a_refusal_says_what_the_api_server_said(status: int, kind: type[KubeErr
         kube.get(PODS)
     assert type(raised.value) is kind
     assert raised.value.status == status
+
+
+@pytest.mark.parametrize("details", [None, {}, {"causes": None}, {"causes": [{"reason": "FieldValueInvalid"}]}])
+def test_a_right_that_is_missing_is_not_taken_for_a_namespace_that_ends(details: Any) -> None:
+    refusal = Response(status=403, body={"kind": "Status", "message": "because", "details": details})
+    with api(lambda _request: refusal) as kube, pytest.raises(KubeError, match="because") as raised:
+        kube.create(PODS, {})
+    assert type(raised.value) is KubeError
+
+
+def test_a_namespace_that_ends_is_told_apart() -> None:
+    causes = [{"reason": "NamespaceTerminating", "message": "it ends", "field": "metadata.namespace"}]
+    refusal = Response(status=403, body={"kind": "Status", "message": "because", "details": {"causes": causes}})
+    with api(lambda _request: refusal) as kube, pytest.raises(NamespaceEndingError, match="because"):
+        kube.create(PODS, {})
 
 
 def test_a_refusal_in_other_words_than_json_is_a_refusal() -> None:

@@ -58,6 +58,15 @@ def test_a_new_cluster_gets_everything(kube: FakeKube) -> None:
     assert kube.objects[f"{BUDGETS}/blog"]["spec"]["minAvailable"] == 2
 
 
+def test_a_namespace_that_is_being_deleted_is_no_failure(kube: FakeKube) -> None:
+    kube.ending_namespace = "web"
+    actor = make(kube)
+    actor.create_token(CLUSTER)
+    outcome = actor.carry_out(CLUSTER, decide(seen(services={}, budgets=(), memory=Memory())))
+    assert (outcome.failures, outcome.taken) == ((), ())
+    assert len([path for method, path in kube.written() if method == "POST"]) > 4
+
+
 def test_a_second_time_finds_what_the_watch_does_not_show_yet(kube: FakeKube) -> None:
     decision = decide(seen(services={}, budgets=(), memory=Memory()))
     make(kube).carry_out(CLUSTER, decision)
