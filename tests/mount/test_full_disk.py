@@ -108,3 +108,24 @@ def test_a_transaction_that_outgrows_the_disk_is_told_while_it_is_written(volume
     volume.empty()
     connection.sql("INSERT INTO t VALUES (3, randomblob(100000))")
     check_database(volume.node, volume.session.path())
+
+
+def test_a_node_that_dies_on_a_full_disk_starts_again_and_serves_reads(volume: SmallVolume) -> None:
+    for mode in ("DELETE", "WAL"):
+        connection = volume.session.connect(mode)
+        connection.sql(f"PRAGMA journal_mode = {mode}")
+        connection.sql("CREATE TABLE t (n)")
+        connection.sql("INSERT INTO t VALUES (1)")
+    volume.node.restart()  # the database files have everything: what they lacked a start would have to write
+    volume.fill()
+    for _ in range(2):
+        volume.node.kill()
+        volume.node.start()
+        for mode in ("DELETE", "WAL"):
+            connection = volume.session.connect(mode)
+            assert connection.sql("SELECT n FROM t") == [[1]]
+            assert "SQLITE_FULL" in refusal(connection, "INSERT INTO t VALUES (2)")
+    volume.empty()
+    for mode in ("DELETE", "WAL"):
+        volume.session.connect(mode).sql("INSERT INTO t VALUES (3)")
+        check_database(volume.node, volume.session.path(mode))

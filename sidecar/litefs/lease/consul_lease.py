@@ -226,10 +226,13 @@ class ConsulLease:
 
     def _remember(self, session: str) -> None:
         # Crash: without the file, or with an older one, the next process gets a session of its own, and the lease
-        # of this one has to run out. So nothing is synced.
+        # of this one has to run out. So nothing is synced, and a full disk keeps nobody from leading.
         temporary = self._memory.with_name(self._memory.name + ".tmp")
-        temporary.write_text(session + "\n")
-        os.replace(temporary, self._memory)
+        try:
+            temporary.write_text(session + "\n")
+            os.replace(temporary, self._memory)
+        except OSError as error:
+            _log.warning("the session of the lease is not kept: %s", error)
 
     # ---- keeping it ----
 

@@ -63,15 +63,30 @@ class DataDir:
             raise DataDirVersionError(f"{path}: layout {version}, this LiteFS understands {LAYOUT_VERSION}")
 
     def _count_start(self) -> int:
-        path = self.path / "starts"
+        """Writes in place where that can be, for a node that starts on a full disk still serves reads.
+
+        Crash: a write within a sector leaves the old number or the new one.
+        """
+        path, disk = self.path / "starts", self._disk
         try:
-            start = int(path.read_text()) + 1
+            before = path.read_bytes()
+            start = int(before) + 1
         except FileNotFoundError:
-            start = 1
+            before, start = b"", 1
         except ValueError as error:
             raise CorruptStateError(f"{path}: {error}") from error
         # Durable before the mount exists: a number that was handed out is never handed out again.
-        self._disk.replace_file("data_dir.starts", path, b"%d\n" % start)
+        counted = b"%020d\n" % start
+        if len(before) != len(counted):
+            disk.replace_file("data_dir.starts", path, counted)
+            return start
+        fd = disk.open("data_dir.starts.open", path, os.O_WRONLY)
+        try:
+            disk.write("data_dir.starts.write", fd, counted, 0)
+            disk.sync("data_dir.starts.sync", fd)
+        finally:
+            disk.close("data_dir.starts.close", fd)
+        disk.sync_directory("data_dir.sync_directory", self.path)
         return start
 
     def _number(self, name: str, base: int, make: Callable[[], int]) -> int:

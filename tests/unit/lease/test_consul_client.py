@@ -195,3 +195,14 @@ def test_a_lease_behind_tls_with_client_certificates_and_a_token(
         few = {name: value for name, value in environment.items() if not name.startswith(missing[:-5])}
         with pytest.raises(LeaseUnavailableError):
             lease(ConsulAddress.parse(f"https://:{TOKEN}@{host}", few)).acquire()
+
+
+def test_a_node_that_cannot_keep_its_session_on_disk_leads_all_the_same(
+    agent: ConsulAgent, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    terms = ConsulTerms(address=ConsulAddress.parse(agent.url, {}), key="unkept", ttl_s=30.0, lock_delay_s=0.001)
+    lease = ConsulLease(terms, identity_of("a"), tmp_path / "missing" / "session")
+    assert lease.acquire()
+    assert lease.term
+    assert "the session of the lease is not kept: " in caplog.text
+    lease.release()
