@@ -117,6 +117,12 @@ class Player:
         except Refusal:
             self.roll_back()
             raise
+        self.take(after)
+
+    def take(self, after: list[bytes]) -> None:
+        """Goes on from a transaction that is committed; only now the database is cut if it shrank."""
+        if len(after) < len(self.pages):
+            self.served.truncate(len(after) * self.page_size, by_sqlite=True)
         self.pages = after
 
     def begin(self, after: list[bytes], *, sync: bool, super_journal: str = "") -> None:
@@ -146,12 +152,10 @@ class Player:
             journal.sync()
 
     def write_pages(self, after: list[bytes], *, sync: bool) -> None:
-        """Writes the changed pages into the database, cuts it if it shrinks, and syncs it."""
+        """Writes the changed pages into the database, and syncs it."""
         for pgno, page in enumerate(after, 1):
             if pgno > len(self.pages) or page != self.pages[pgno - 1]:
                 self.served.write((pgno - 1) * self.page_size, page, by_sqlite=True)
-        if len(after) < len(self.pages):
-            self.served.truncate(len(after) * self.page_size, by_sqlite=True)
         if sync:
             run(self.served.sync())
 
@@ -346,4 +350,4 @@ def commit_together(
         raise
     for player, after in zip(players, afters, strict=True):
         player.end(end)
-        player.pages = after
+        player.take(after)

@@ -359,8 +359,7 @@ class Database:
         if first is not None:
             self.wal_mode = is_wal_mode(first)
         if len(pages) > DIRECT_PAGES_MAX or base.committed_size() - size > DIRECT_SHRINK_BYTES:
-            for pgno in [pgno for pgno in pages if pgno > self.page_n]:
-                del pages[pgno]
+            overlay.truncate(size)  # SQLite cuts the file later, and it may grow again before the layer is written
             base.push_layer(overlay, txid, size)
             return
         try:
@@ -375,6 +374,7 @@ class Database:
                 base.resize(size, txid, durable)
         except OSError as error:
             _log.warning("%s: base file: %s; the pages wait in memory", self.name, error)
+            overlay.truncate(size)
             base.push_layer(overlay, txid, size)
             return
         overlay.close()

@@ -187,9 +187,13 @@ def test_an_sqlite_that_keeps_no_page_count_grows_and_shrinks_a_database(world: 
     for page_n in (9, 3):
         after, before = player.change([2], page_n), player.pages[0]
         after[0] = after[0][:28] + before[28:32] + after[0][32:92] + before[92:96] + after[0][96:]
-        player.commit(after)
+        player.begin(after, sync=True)
+        player.write_pages(after, sync=True)
+        player.served.truncate(page_n * PAGE_SIZE, by_sqlite=True)  # within the transaction, as it did then
+        player.end(JournalEnd.DELETE)
+        player.pages = after
         replica.catch_up()
-        assert shown(player) == replica.content == player.content == b"".join(after)
+        assert shown(player) == replica.content == player.content
 
 
 def test_a_write_without_a_journal_is_refused(world: World, player: Player) -> None:
@@ -222,6 +226,28 @@ def test_growth_over_pages_that_are_never_written_reads_as_zeros_everywhere(worl
         assert shown(player) == replica.content == player.content
     world.tidy()
     assert world.database().base.path.read_bytes() == player.content
+
+
+@pytest.mark.parametrize("cut", ["shrunk", "dropped"])
+def test_growth_right_after_a_large_cut_does_not_bring_old_pages_back(world: World, cut: str) -> None:
+    page_size = 65536
+    player = Player(world.store, page_size=page_size)
+    world.commit(player, range(1, 101), sync=False)
+    world.tidy()
+    if cut == "shrunk":
+        world.commit(player, range(1, 71), 80, sync=False)
+    else:
+        world.drop(player)
+        player.page_size = page_size
+    after = [page_one(100, 50, wal=False, page_size=page_size), *player.pages[1:]]
+    player.begin(after, sync=False)
+    player.served.write(0, after[0], by_sqlite=True)
+    player.served.write(99 * page_size, b"z" * page_size, by_sqlite=True)
+    player.end(JournalEnd.DELETE)
+    expected = b"".join(after).ljust(99 * page_size, b"\0") + b"z" * page_size
+    assert shown(player) == expected
+    world.tidy()
+    assert world.database().base.path.read_bytes() == expected
 
 
 def test_a_transaction_that_cuts_and_grows_again_leaves_zeros_between(world: World, player: Player) -> None:
