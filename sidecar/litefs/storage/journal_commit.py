@@ -100,8 +100,7 @@ class RollbackJournal:
     def abandon(self) -> Steps[None]:
         """Removes the journal of a database that is about to be replaced as a whole: nothing of it is committed."""
         yield from self.take_back()
-        if self.overlay is not None:
-            self._forget()
+        self.discard_pages()
         database = self.database
         database.size = max(database.base.committed_size(), database.page_n * database.page_size)
         self.file = None
@@ -309,19 +308,19 @@ class RollbackJournal:
                 except CommitRefusedError:
                     yield from self.take_back()
                     raise
-                self._forget()
+                self.discard_pages()
             # No step from here to the end: the position moves in one piece with the answer.
             self._flip()
         else:
             yield from self._discard_stale_preparation()
         self.synced = self._decided = False
 
-    def _forget(self) -> None:
-        """The overlay is in the base now."""
-        assert self.overlay is not None
+    def discard_pages(self) -> None:
+        """Forgets the overlay: its pages are in the base now, or the database goes. Nothing prepared is in the log."""
         self._prepared, self._prepared_generation = None, -1
-        self.overlay.close()
-        self.overlay = None
+        if self.overlay is not None:
+            self.overlay.close()
+            self.overlay = None
 
     def _flip(self) -> None:
         prepared, overlay = self._prepared, self.overlay

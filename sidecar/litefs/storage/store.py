@@ -164,7 +164,7 @@ class Store:
         else:
             database.exists = False
         served.dead = True
-        served.journal.overlay = None
+        served.journal.discard_pages()
 
     # ---- several databases in one commit ----
 

@@ -1,5 +1,6 @@
 """The databases of a data directory over restarts: which show, where they are, and who owns the directory."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,6 +109,19 @@ def test_a_dropped_database_that_was_made_again_shows_empty_after_a_restart(worl
     assert world.database().txid == 2
     run(world.store.drop("a.db"))
     assert restart(world).store.names() == []
+
+
+def test_a_drop_frees_what_an_unfinished_transaction_spilled(world: World, restart: Restart) -> None:
+    player = world.player()
+    world.commit(player, range(1, 4))
+    before = len(os.listdir("/proc/self/fd"))
+    after = player.change(range(1, 90))
+    player.begin(after, sync=False)
+    player.write_pages(after, sync=False)
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    world.drop(player)
+    assert len(os.listdir("/proc/self/fd")) == before
+    restart(world)
 
 
 def test_a_replica_may_not_drop(world: World) -> None:
