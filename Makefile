@@ -5,9 +5,11 @@ SHELL := /bin/bash
 BIN := .venv/bin
 DURATION ?= 600
 ROOT ?= build/chaos
+ENGINE ?= docker
+VERSION := $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' sidecar/litefs/version.py)
 SOURCES := sidecar operator tests $(wildcard bench demo e2e charts)
 
-.PHONY: help setup test lint format demo demo-cluster bench chaos manifests chart sqlite-suite e2e e2e-up e2e-load e2e-down e2e-shell clean
+.PHONY: help setup test lint format demo demo-cluster bench chaos images manifests chart sqlite-suite e2e e2e-up e2e-load e2e-down e2e-shell clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -47,6 +49,12 @@ bench: setup ## every figure the README quotes
 chaos: setup ## random faults on a cluster: DURATION=600 SEED=1 ROOT=an empty directory (as root)
 	@mkdir -p $(ROOT)
 	PYTHONPATH=sidecar:. $(BIN)/python -m tests.chaos.run --root $(ROOT) --seconds $(DURATION) $(if $(SEED),--seed $(SEED))
+
+images: ## build both images: REGISTRY=registry.example, ENGINE=docker, podman or buildah, BASE=another Debian 12
+	for part in sidecar:litefs operator:litefs-operator; do \
+	  $(ENGINE) build $(if $(BASE),--build-arg "BASE=$(BASE)") -f "$${part%:*}/Dockerfile" \
+	    -t "$(if $(REGISTRY),$(REGISTRY)/)$${part#*:}:$(VERSION)" . || exit; \
+	done
 
 manifests: setup ## write manifests/ and what of the chart is generated anew from their sources
 	PYTHONPATH=operator $(BIN)/python -m litefs_operator crd >manifests/crd.yaml

@@ -27,7 +27,7 @@ def typed() -> Iterator[str]:
     section = GUIDE.read_text().partition("\n## Five minutes\n")[2].partition("\n## ")[0]
     for block in re.findall(r"(?:^    .*\n)+", section, re.MULTILINE):
         text = re.sub(r"^    ", "", block, flags=re.MULTILINE)
-        yield from re.split(r"\n(?=docker |helm |kubectl )", text.rstrip("\n"))
+        yield from re.split(r"\n(?=docker |helm |kubectl |make )", text.rstrip("\n"))
 
 
 class Person:

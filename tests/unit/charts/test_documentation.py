@@ -21,7 +21,7 @@ SECTIONS = {value.path.partition(".")[0] for value in generated.values()}
 
 def commands(text: str) -> Iterator[str]:
     """Every command that a guide has people type, its lines joined."""
-    for line in re.findall(r"^ +((?:helm|kubectl|docker) .*)$", text.replace("\\\n", ""), re.MULTILINE):
+    for line in re.findall(r"^ +((?:helm|kubectl|docker|make) .*)$", text.replace("\\\n", ""), re.MULTILINE):
         yield " ".join(line.split())
 
 
