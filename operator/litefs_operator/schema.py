@@ -14,6 +14,7 @@ Names are camelCase there and snake_case here.
 """
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ def api_name(name: str) -> str:
 
 def schema_of(record: type, description: str = "") -> Schema:
     """Returns the structural schema of a dataclass; its rules are in the class variable `RULES`, rule → message."""
-    hints = typing.get_type_hints(record)
+    hints = _hints(record)
     properties: Schema = {}
     required = []
     for field in dataclasses.fields(record):
@@ -112,13 +113,19 @@ def _without_none(hint: object) -> object:
     return hint
 
 
+@functools.cache
+def _hints(record: type) -> dict[str, Any]:
+    """Returns the types of a record's fields: to evaluate them takes longer than all else that is done with a spec."""
+    return typing.get_type_hints(record)
+
+
 def parse(record: type[Record], value: Mapping[str, Any], path: str = "spec") -> Record:
     """Reads an object of the API server, defaults filled in. Unknown fields are those of a later version: ignored.
 
     Raises:
         SpecError: a required field is missing, or one is of another type.
     """
-    hints = typing.get_type_hints(record)
+    hints = _hints(record)
     arguments = {}
     for field in dataclasses.fields(cast("Any", record)):
         name = api_name(field.name)
