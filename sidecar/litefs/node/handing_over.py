@@ -93,6 +93,5 @@ class HandingOver:
             holder = self._inbox.holder
             return holder is None or holder.advertise_url != own_url
 
-        while not has_moved() and time.monotonic() < deadline:
-            self._inbox.wait(has_moved, deadline - time.monotonic())
+        self._inbox.await_taking(has_moved, deadline - time.monotonic())
         return "" if has_moved() else "the target node did not take the lease over in time"

@@ -111,6 +111,16 @@ class Inbox:
             self._changed.wait_for(lambda: self.is_stopping or self.is_abandoned, timeout_s)
             self._check()
 
+    def await_taking(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        """Waits for `condition`, also while the process is to end in good order.
+
+        Raises:
+            AbandonedError: it ends as it is.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_abandoned or condition(), timeout_s)
+            self._check()
+
     def _check(self) -> None:
         if self.is_abandoned:
             raise AbandonedError

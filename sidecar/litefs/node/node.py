@@ -217,8 +217,8 @@ class Node:
             return
         if not self._may_lead:
             raise NotCandidateError("not eligible to become primary")
-        if driver is not None and driver.hindrances:
-            raise NotCandidateError(f"not eligible to become primary: {', '.join(driver.hindrances)}")
+        if driver is not None and driver.hindrance:
+            raise NotCandidateError(f"not eligible to become primary: {driver.hindrance}")
         holder = driver.holder if driver is not None else None
         if holder is None or not holder.advertise_url:
             raise HandoffRefusedError("no primary available")
@@ -282,8 +282,8 @@ class Node:
             hostname = holder.hostname if holder is not None and follower.is_connected else ""
             if follower.timestamp_ms >= 0:
                 lag_ms = max(0, time.time_ns() // 1_000_000 - follower.timestamp_ms)
-        hindrances = driver.hindrances if driver is not None else []
-        obstacle = self._obstacle(hindrances, role, hostname) if not is_ready or self._pulse.is_silent else ""
+        hindrance = driver.hindrance if driver is not None else ""
+        obstacle = self._obstacle(hindrance, role, hostname) if not is_ready or self._pulse.is_silent else ""
         return NodeStatus(
             node_id=self._node_id,
             cluster_id=self._cluster.text,
@@ -297,10 +297,10 @@ class Node:
             lease_remaining_s=driver.remaining_s if driver is not None else 0.0,
         )
 
-    def _obstacle(self, hindrances: list[str], role: Role, primary: str) -> str:
+    def _obstacle(self, hindrance: str, role: Role, primary: str) -> str:
         """Says why this node is not ready."""
-        if hindrances:
-            return ", ".join(hindrances)
+        if hindrance:
+            return hindrance
         if role is Role.ACQUIRING:
             return "becoming the primary"
         if not primary:

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from math import isfinite
 
 from litefs.errors import (
@@ -70,6 +71,7 @@ class RoleDriver:
         self._permit = CommitPermit(lease, duties)
         self._watch = LeaseWatch(lease, self._inbox, self.counters, self._permit.extend, candidacy.retry_s)
         self._handing_over = HandingOver(lease, duties, self._inbox, candidacy.identity)
+        self._retry_s = max(candidacy.retry_s, RETRY_S)
         self._has_led = False
         self._eligibility = Eligibility(lease, cluster)
         self._vacant_since: float | None = None
@@ -174,13 +176,9 @@ class RoleDriver:
         self._inbox.hinder(SILENT, is_so=is_silent)
 
     @property
-    def hindrances(self) -> list[str]:
-        """Why this node must not become primary though it is configured to, in words."""
-        return sorted(self._inbox.hindrances)
-
-    @property
-    def _hindered_by(self) -> str:
-        return ", ".join(self.hindrances)
+    def hindrance(self) -> str:
+        """Why this node must not become primary though it is configured to, in words; "" if nothing hinders it."""
+        return ", ".join(sorted(self._inbox.hindrances))
 
     @property
     def may_lead(self) -> bool:
@@ -194,13 +192,13 @@ class RoleDriver:
     # ---- the driver ----
 
     def _run(self) -> None:
-        try:
+        with suppress(AbandonedError, LinkClosedError):  # the node ends; the next process takes the lease up
             self._play()
-        except (AbandonedError, LinkClosedError):
-            return  # the node ends; the next process takes the lease up
+        self._inbox.finish_asked("the node ends")
         self._inbox.abandon()
 
     def _play(self) -> None:
+        event: Event | None
         while self.role is not Role.STOPPED:
             try:
                 event = self._actions[self.role]()
@@ -210,21 +208,22 @@ class RoleDriver:
                 _log.error("the lease is lost: %s", error)
                 event = Event.LEASE_LOST
             except LinkSilentError:
-                if self.role is not Role.HANDING_OFF:
-                    self._inbox.pause(max(self._candidacy.retry_s, RETRY_S))
-                    continue
-                event = Event.LEASE_LOST
+                event = Event.LEASE_LOST if self.role is Role.HANDING_OFF else self._pause()
             except LeaseUnavailableError as error:
                 self._watch.note_unavailable(error)
-                if not self._inbox.is_stopping:
-                    self._inbox.pause(self._candidacy.retry_s)
-                    continue
-                event = Event.STOP  # what this node has of the lease runs out by itself
+                event = self._pause()
             except Exception:  # noqa: BLE001 - without this thread the node would keep its role for ever
                 _log.exception("%s", self.role.value)
-                self._inbox.pause(max(self._candidacy.retry_s, RETRY_S))
-                continue
-            self._enter(next_role(self.role, event), event)
+                event = self._pause()
+            if event is not None:
+                self._enter(next_role(self.role, event), event)
+
+    def _pause(self) -> Event | None:
+        """Waits before the role is tried again. Where the process is to end, what it has of the lease runs out."""
+        if self._inbox.is_stopping:
+            return Event.STOP
+        self._inbox.pause(self._retry_s)
+        return None
 
     def _enter(self, role: Role, event: Event) -> None:
         before, self.role = self.role, role
@@ -260,8 +259,9 @@ class RoleDriver:
         self._permit.take_back()
         self._vacant_since = None
         holder = self._inbox.holder
-        identity = self._candidacy.identity
-        is_self = holder is not None and holder.advertise_url == identity.advertise_url
+        if holder is None:  # it went since it was seen
+            return Event.NO_PRIMARY
+        is_self = holder.advertise_url == self._candidacy.identity.advertise_url
         if is_self:
             self._say(logging.WARNING, "an earlier run of this node holds the lease: waiting until it expires")
         self._duties.follow(None if is_self else holder)
@@ -274,7 +274,7 @@ class RoleDriver:
                 lambda hindrances=hindrances: (  # type: ignore[misc]
                     self._inbox.holder != holder or self._inbox.hindrances != hindrances
                 ),
-                self._lease.ttl_s / PUBLISH_PER_TTL if is_settled else max(self._candidacy.retry_s, RETRY_S),
+                self._lease.ttl_s / PUBLISH_PER_TTL if is_settled else self._retry_s,
             )
             if self._inbox.is_stopping:
                 return self._leave()
@@ -317,7 +317,7 @@ class RoleDriver:
         if self._inbox.handed:
             return Event.HANDED
         if not self._may_stand():
-            self._inbox.wait(lambda: self._inbox.holder is not None, self._candidacy.retry_s)
+            self._inbox.wait(lambda: self._inbox.holder is not None, self._retry_s)
             return self._seen()
         self._published = -1  # an entry may have gone with its session
         self._publish()
@@ -338,8 +338,7 @@ class RoleDriver:
             return self._leave()
         if self._inbox.handed:
             return Event.HANDED
-        holder = self._lease.holder()
-        self._inbox.holder = holder
+        self._inbox.holder = holder = self._lease.holder()
         return Event.NO_PRIMARY if holder is None else Event.PRIMARY_SEEN
 
     def _may_stand(self) -> bool:
@@ -347,7 +346,7 @@ class RoleDriver:
         if not self.may_lead:
             self._update_candidacy()
             if self._inbox.hindrances:
-                self._say(logging.WARNING, f"nobody is primary, and this node must not be: {self._hindered_by}")
+                self._say(logging.WARNING, f"nobody is primary, and this node must not be: {self.hindrance}")
             return False
         assert self._vacant_since is not None
         objection = self._eligibility.objection(self._vacant_since, has_led=self._has_led)
@@ -376,7 +375,7 @@ class RoleDriver:
 
     def _decline(self, handed: str) -> Event:
         """Frees a lease that was handed to a node that must not have it, for the others to take at once."""
-        self._say(logging.WARNING, f"this node does not become primary: {self._hindered_by}")
+        self._say(logging.WARNING, f"this node does not become primary: {self.hindrance}")
         if handed and self._lease.take_over(handed):
             self._lease.release()
         return Event.REFUSED
@@ -391,6 +390,7 @@ class RoleDriver:
         if not self._permit.is_open and not self._is_stuck:
             self._permit.confirm()
         while True:
+            self._inbox.handed = ""  # what was handed late is nothing to a holder, and would end every wait at once
             if self._is_stuck:
                 _log.error("the lease is given up: %s", SILENT)
                 self.counters.silent += 1
@@ -488,9 +488,8 @@ class RoleDriver:
             raise
         if self._inbox.is_stopping:
             return self._leave()
-        holder = self._lease.holder()
         self._inbox.lost = ""
-        self._inbox.holder = holder
+        self._inbox.holder = holder = self._lease.holder()
         if holder is None:
             return Event.NO_PRIMARY
         if holder.term == self._lease.term:

@@ -6,7 +6,7 @@ replica has what it was sent.
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from litefs.errors import LinkSilentError
@@ -167,6 +167,10 @@ class FakeCluster:
         self.keeper.close()
         for driver in drivers:
             driver.join()
+
+
+Make = Callable[..., FakeCluster]
+"""The fixture `make`."""
 
 
 def eventually(condition: object, *, timeout_s: float = GIVE_UP_S) -> None:

@@ -3,7 +3,6 @@
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,26 +13,10 @@ from litefs.lease.lease import Holder
 from litefs.node import eligibility, role_driver
 from litefs.node.cluster_id import ClusterId
 from litefs.node.roles import Role
-from tests.unit.node.fake_duties import FakeCluster, FakeNode, eventually
+from tests.unit.node.fake_duties import FakeCluster, FakeNode, Make, eventually
 
 SHORT_TTL_S = 0.4
 GENEROUS_S = 20.0
-
-Make = Callable[..., FakeCluster]
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    """Makes clusters, and ends their threads."""
-    made: list[FakeCluster] = []
-
-    def make_one(names: str, *, ttl_s: float = 10.0) -> FakeCluster:
-        made.append(FakeCluster(tmp_path, names, ttl_s=ttl_s))
-        return made[-1]
-
-    yield make_one
-    for cluster in made:
-        cluster.close()
 
 
 def test_the_first_node_leads_and_the_others_follow(make: Make) -> None:
@@ -147,7 +130,7 @@ def test_a_node_that_leaves_hands_over_and_never_leads_again(make: Make) -> None
     b.driver.stop()
     eventually(lambda: a.driver.role is Role.CANDIDATE)
     assert not a.driver._lease.candidates()
-    assert (a.driver.may_lead, a.driver.hindrances) == (False, [eligibility.LEAVES])
+    assert (a.driver.may_lead, a.driver.hindrance) == (False, eligibility.LEAVES)
     a.driver.abandon()
     a.boot().start()  # a new process is a candidate again
     eventually(lambda: a.accepts)
@@ -436,7 +419,7 @@ def test_a_damaged_candidate_waits_for_a_primary_and_is_a_candidate_when_it_has_
     damaged.is_damaged = True
     damaged.boot().start()
     eventually(lambda: damaged.driver.role is Role.CANDIDATE)
-    assert (damaged.driver.hindrances, damaged.driver.may_lead) == ([eligibility.DAMAGED], False)
+    assert (damaged.driver.hindrance, damaged.driver.may_lead) == (eligibility.DAMAGED, False)
     sound.boot().start()
     eventually(lambda: sound.accepts)
     eventually(lambda: damaged.driver.may_lead)

@@ -1,0 +1,89 @@
+"""What threads of a node wait for while its role is played, and that waiting costs nothing and ends."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from litefs.errors import HandoffRefusedError
+from litefs.node.cluster_id import ClusterId
+from litefs.node.roles import Role
+from tests.unit.node.fake_duties import Make, eventually
+
+SHORT_TTL_S = 0.4
+GENEROUS_S = 20.0
+LITTLE_CPU_S = 0.2
+"""Far more than waiting costs, and far less than asking again and again does."""
+
+
+@contextmanager
+def spending_at_most(seconds: float) -> Iterator[None]:
+    """Fails if this process spends more processor time within the block."""
+    begun = time.process_time()
+    yield
+    spent = time.process_time() - begun
+    assert spent < seconds
+
+
+def test_a_replica_whose_primary_goes_as_it_begins_to_follow_stands(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make("ab")
+    a, b = cluster.nodes
+    a.start()
+    eventually(lambda: a.accepts)
+    ClusterId(b.directory).check(cluster.keeper.cluster_id)
+    b.boot()
+
+    def lose_the_primary() -> None:
+        monkeypatch.undo()
+        a.driver.abandon()
+        cluster.keeper.end(a.memory[0])
+        b.driver._inbox.see(None)  # as the watcher does
+        b.close_commits()
+
+    monkeypatch.setattr(b, "close_commits", lose_the_primary)  # called between seeing a primary and following it
+    b.start()
+    eventually(lambda: b.accepts)
+
+
+def test_whoever_waits_for_another_node_to_take_the_lease_lets_other_threads_run(make: Make) -> None:
+    a, b = make("ab").start()
+    eventually(a.driver._lease.candidates)
+    b.takes_handoffs = False
+    with spending_at_most(LITTLE_CPU_S):
+        a.driver.stop()
+    assert a.driver.role is Role.STOPPED
+
+
+def test_a_lease_that_is_handed_to_its_holder_does_not_keep_it_busy(make: Make) -> None:
+    (a,) = make("a", ttl_s=SHORT_TTL_S).start()
+    renewals = a.driver.counters.renewals
+    with spending_at_most(LITTLE_CPU_S):
+        a.driver.take_handed("late")
+        eventually(lambda: a.driver.counters.renewals > renewals + 9)
+    assert a.accepts
+
+
+def test_whoever_waits_for_a_handoff_is_told_that_the_process_ends(make: Make) -> None:
+    a, b = make("ab").start()
+    eventually(a.driver._lease.candidates)
+    b.following = None
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(a.driver.hand_off_to_freshest, GENEROUS_S)
+        eventually(lambda: a.driver._inbox.asked is not None)
+        a.driver.abandon()
+        with pytest.raises(HandoffRefusedError, match="the node ends"):
+            outcome.result(GENEROUS_S / 2)
+
+
+def test_a_node_ends_at_once_though_its_filesystem_process_hangs(make: Make) -> None:
+    (a,) = make("a").nodes
+    a.is_silent = True
+    a.start()
+    eventually(lambda: a.driver.role is Role.CANDIDATE)
+    with spending_at_most(LITTLE_CPU_S):
+        a.driver.stop()
+    assert a.driver.role is Role.STOPPED
