@@ -125,7 +125,7 @@ def parse(record: type[Record], value: Mapping[str, Any], path: str = "spec") ->
     Raises:
         SpecError: a required field is missing, or one is of another type.
     """
-    hints = _hints(record)
+    hints = _hints(cast("Any", record))
     arguments = {}
     for field in dataclasses.fields(cast("Any", record)):
         name = api_name(field.name)
