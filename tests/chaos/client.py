@@ -1,7 +1,8 @@
 """An application of one node: `client.py write|read NODE NAME PATH`. Appends rows, or reads the last one, for ever.
 
-Prints one JSON line for each transaction that it began; ends with the end of its standard input. After an error it
-opens the database again, as applications do. It creates nothing: a directory without the mount has no database.
+Prints a JSON line for each transaction that it began, before COMMIT and at the end: the last one counts. It ends with
+the end of its standard input. After an error it opens the database again, as applications do. It creates nothing: a
+directory without the mount has no database.
 """
 
 import json
@@ -33,6 +34,7 @@ def _write(connection: sqlite3.Connection, node: str, token: str) -> bool:
         record["parent"] = parent = (connection.execute(_LAST).fetchone() or ("",))[0]
         connection.execute("INSERT INTO log (token, parent) VALUES (?, ?)", (token, parent))
         record["outcome"] = "unknown"
+        _say(record | {"ended_ns": time.monotonic_ns()})  # what stands if this process does not survive COMMIT
         connection.execute("COMMIT")
         record["outcome"] = "ok"
     except sqlite3.Error as error:

@@ -5,6 +5,7 @@ A node has its data directory on a disk of its own, and a wall clock of its own 
 
 import http.client
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -84,15 +85,31 @@ class Client:
         self.name = f"{node.name}-{kind}"
         self._path = directory / f"{self.name}.jsonl"
         self._counted_bytes = self._acknowledged_n = 0
-        with self._path.open("wb") as out, (directory / f"{self.name}.err").open("wb") as err:
+        self._kind = kind
+        self.bus_error_n = 0
+        self._start()
+
+    def _start(self) -> None:
+        # Its rows must be nobody else's, and the one that died may have read what is taken back since.
+        name = f"{self.name}-{self.bus_error_n}" if self.bus_error_n else self.name
+        program = Path(__file__).with_name("client.py")
+        with self._path.open("ab") as out, self._path.with_suffix(".err").open("ab") as err:
             self._process = subprocess.Popen(
-                [sys.executable, Path(__file__).with_name("client.py"), kind, node.name, self.name, node.database],
+                [sys.executable, program, self._kind, self._node.name, name, self._node.database],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=err,
                 text=True,
                 start_new_session=True,
             )
+
+    def revive(self) -> None:
+        """Starts it again if it died of SIGBUS, which can happen when a node is killed (docs/limits.md)."""
+        code = self._process.poll()
+        if code is not None:
+            assert code == -signal.SIGBUS, f"{self.name} ended with {code}"
+            self.bus_error_n += 1
+            self._start()
 
     def stop(self) -> None:
         """Lets it end its transaction; one that hangs in a dead mount is killed."""
@@ -175,6 +192,7 @@ class ChaosCluster:
         self.nodes: dict[str, Node] = {}
         self._clients: list[Client] = []
         self._records: list[dict[str, Any]] = []
+        self.bus_error_n = 0
         self._watch: LeaseWatch | None = None
         try:
             self._start(root, journal_mode)
@@ -211,6 +229,8 @@ class ChaosCluster:
         """
         deadline = time.monotonic() + timeout_s
         while not condition():
+            for client in self._clients:
+                client.revive()
             if time.monotonic() > deadline:
                 states: dict[str, object] = {name: node.status() for name, node in self.nodes.items()}
                 states |= {client.name: client.state() for client in self._clients}
@@ -226,6 +246,7 @@ class ChaosCluster:
         clients, self._clients = self._clients, []
         for client in clients:
             client.stop()
+        self.bus_error_n = sum(client.bus_error_n for client in clients)
         self._records = [record for client in clients for record in client.records()]
         self.await_true(self._agree, "all nodes show the same position")
 

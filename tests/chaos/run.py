@@ -84,7 +84,8 @@ def _experiment(cluster: ChaosCluster, draw: random.Random, faults: list[Fault],
     verdict = History(cluster.writes(), cluster.reads(), cluster.tenures(), final).check()
     say(
         f"{fault_n} faults, {verdict.acknowledged_n} rows acknowledged, {len(verdict.lost)} of them lost with their "
-        f"primary, {verdict.read_n} reads, {len(cluster.tenures())} changes of the lease"
+        f"primary, {verdict.read_n} reads, {len(cluster.tenures())} changes of the lease, "
+        f"{cluster.bus_error_n} clients killed by SIGBUS"
     )
     for violation in verdict.violations[:20]:
         say(f"VIOLATION: {violation}")
