@@ -1,5 +1,6 @@
 """HTTP/2 with prior knowledge on the port of HTTP/1.1: the same answers, and what a peer may do to the server."""
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -157,8 +158,9 @@ def test_streams_opened_to_be_reset_end_the_connection(served: Served, client: H
     for _ in range(RESETS_MAX + 1):
         client.h2.reset_stream(client.begin("GET", "/events"), ErrorCodes.CANCEL)
         client.flush()
-    while client.receive():
-        pass
+    with contextlib.suppress(ConnectionError):  # reset, if the server has not read all of what it was sent meanwhile
+        while client.receive():
+            pass
     assert any(getattr(event, "error_code", None) == ErrorCodes.ENHANCE_YOUR_CALM for event in client.events)
     assert served.request("GET", "/healthz").status == 200
 
