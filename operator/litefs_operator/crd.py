@@ -30,6 +30,13 @@ class CandidateRule(StrEnum):
     LABELS = "labels"
 
 
+class Durability(StrEnum):
+    """Which commits are answered only when they are on the disk."""
+
+    AS_ASKED = "as-asked"
+    EVERY_COMMIT = "every-commit"
+
+
 class LogFormat(StrEnum):
     """How a log line is written."""
 
@@ -166,6 +173,19 @@ class Http:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Who reads the metrics of the sidecars."""
+
+    scrape: bool = described(
+        "Let a Prometheus that goes by annotations find the sidecars: their pods get prometheus.io/scrape, port and "
+        "path, unless they have any of these already, and /metrics is answered without the cluster's token, which such "
+        "a Prometheus does not have: names and sizes of the databases are then for whoever reaches the port. Not "
+        "needed with metrics.podMonitor of the chart.",
+        default=False,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
     """What a sidecar writes on standard error."""
 
@@ -244,8 +264,15 @@ class ClusterSpec:
 
     lease: Lease = described("Which node is the primary.", default=Lease)
     data: Data = described("Databases and log of a node.", default=Data)
+    durability: Durability = described(
+        "Which commits are answered only when they are on the disk of the primary. as-asked: those that the "
+        "application asks it for by PRAGMA synchronous; of the others, a power cut takes the last. every-commit: all "
+        "of them, and no replica is sent one before.",
+        default=Durability.AS_ASKED,
+    )
     candidates: Candidates = described("Which pods may become primary.", default=Candidates)
     http: Http = described("The HTTP API of a node.", default=Http)
+    metrics: Metrics = described("Who reads the metrics of the sidecars.", default=Metrics)
     log: Log = described("What a sidecar logs.", default=Log)
     mount: Mount = described("Where applications find their databases.", default=Mount)
     sidecar: Sidecar = described("The container that is injected.", default=Sidecar)

@@ -103,6 +103,8 @@ def inject(pod: Mapping[str, Any], cluster: Cluster, installation: Installation)
     )
     _add_sidecar(pod_spec, container)
     _add_mounts(pod_spec, request)
+    if cluster.spec.metrics.scrape:
+        _announce_metrics(patched, cluster.spec, warnings)
     _mark(patched, cluster, litefs_yml(cluster.spec, _place(patched, cluster, installation, request)))
     return Injected(pod=patched, warnings=tuple(warnings))
 
@@ -225,6 +227,17 @@ def _add_mount(container: Manifest, wanted: Manifest, request: PodRequest) -> No
             )
     elif request.containers is None or container["name"] in request.containers:
         container["volumeMounts"] = [*(container.get("volumeMounts") or []), wanted]
+
+
+def _announce_metrics(pod: Manifest, spec: ClusterSpec, warnings: list[str]) -> None:
+    """Leads a Prometheus to the sidecar. It takes one port and path of a pod, so those of the application stay."""
+    annotations = pod["metadata"].setdefault("annotations", {})
+    wanted = {names.SCRAPE: "true", names.SCRAPE_PORT: str(spec.http.port), names.SCRAPE_PATH: "/metrics"}
+    present = {key: annotations[key] for key in wanted if key in annotations}
+    if not present:
+        annotations.update(wanted)
+    elif present != wanted:
+        warnings.append("the pod has prometheus.io annotations of its own: they do not lead to the sidecar's metrics")
 
 
 def _mark(pod: Manifest, cluster: Cluster, config: str) -> None:

@@ -37,6 +37,10 @@ CONFIG: Final = f"{GROUP}/config"
 """The litefs.yml of this pod's sidecar, which reads it through the downward API."""
 OUTPUT_ANNOTATIONS: Final = frozenset({STATUS, CONFIG})
 
+SCRAPE: Final = "prometheus.io/scrape"
+SCRAPE_PORT: Final = "prometheus.io/port"
+SCRAPE_PATH: Final = "prometheus.io/path"
+
 # What the pod gets.
 CONTAINER: Final = "litefs"
 MOUNT_VOLUME: Final = "litefs-mount"

@@ -45,12 +45,13 @@ def litefs_yml(spec: ClusterSpec, place: NodePlace) -> str:
         },
         "data": {
             "dir": names.DATA_DIR,
+            "durability": str(spec.durability),
             "retention": spec.data.retention,
             "replica-retention": spec.data.replica_retention,
             "replica-retention-size": spec.data.replica_retention_size,
             "compress": spec.data.compress,
         },
-        "http": {"addr": f":{spec.http.port}"},
+        "http": {"addr": f":{spec.http.port}", "open-metrics": spec.metrics.scrape},
         "lease": _lease(spec, place),
         "log": {"format": str(spec.log.format), "timestamp": False, "debug": place.debug},
     }

@@ -4,7 +4,8 @@ Strategy: each section is a frozen pydantic model that forbids unknown keys, as 
 that stands in the file (`config.py` keeps it), so that a hostname called `no` stays one; the types below read it.
 
 Source: LiteFS 0.5.14, `cmd/litefs/config.go` and `etc/litefs.yml`. Keys of our own: `data.durability`,
-`data.overlay-memory`, `data.segment-size`, `fuse.default-permissions`, `fuse.low-latency`.
+`data.overlay-memory`, `data.segment-size`, `fuse.default-permissions`, `fuse.low-latency`, `http.open-metrics`,
+`http.token-file`.
 """
 
 import re
@@ -143,6 +144,7 @@ class HttpSection(Section):
     addr: Annotated[str, BeforeValidator(_check_address)] = "127.0.0.1:20202"
     snapshot_timeout: DurationS = 0.0
     token_file: str = ""
+    open_metrics: Flag = False
 
     @property
     def host(self) -> str:

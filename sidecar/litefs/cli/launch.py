@@ -96,6 +96,7 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         promote=lease.promote and lease.candidate and not is_static,
         consul=None if is_static else _consul_settings(lease.consul),
         token=read_token(os.environ, config.http.token_file),
+        open_metrics=config.http.open_metrics,
         reconnect_delay_s=lease.reconnect_delay,
         snapshot_timeout_s=config.http.snapshot_timeout or config.data.retention,
         replica_retention_s=config.data.replica_retention,

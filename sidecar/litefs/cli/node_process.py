@@ -93,7 +93,15 @@ async def _run(settings: NodeSettings, listener: socket.socket) -> int:
         loop.add_reader(control, _read_control, control, ending, node)
         announcing = asyncio.create_task(_announce(node, control, ending.stopping))
         try:
-            await serve(node, listener, stream_settings, ending.stopping, node.attach_streams, token=settings.token)
+            await serve(
+                node,
+                listener,
+                stream_settings,
+                ending.stopping,
+                node.attach_streams,
+                token=settings.token,
+                open_metrics=settings.open_metrics,
+            )
         finally:
             announcing.cancel()
             loop.remove_reader(control)

@@ -1,7 +1,7 @@
 """Who may use the API: everybody, or where a token is set, who knows it. And what is logged of those who may not.
 
-Health endpoints are open, for a kubelet has no secrets. Everything else is refused with 401 before anything of the
-request is read but its head.
+Health endpoints are open, for a kubelet has no secrets, and metrics where that is wanted. Everything else is refused
+with 401 before anything of the request is read but its head.
 """
 
 import hmac
@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+METRICS_PATH = "/metrics"
 
 REPEATED_AFTER_S = 600.0
 """How soon the log names the same refusal again. A peer that is refused asks every few seconds."""
@@ -52,15 +53,16 @@ def peer_of(scope: Scope) -> str:
 class TokenGate:
     """Lets requests through that carry the token, as `Authorization: Bearer TOKEN`."""
 
-    def __init__(self, app: ASGIApp, token: str, refusals: RefusalLog) -> None:
-        """Args: app: what is behind the gate; token: not empty."""
+    def __init__(self, app: ASGIApp, token: str, refusals: RefusalLog, *, open_metrics: bool) -> None:
+        """Args: app: what is behind the gate; token: not empty; open_metrics: they need none."""
         self._app = app
+        self._open_paths = OPEN_PATHS | {METRICS_PATH} if open_metrics else OPEN_PATHS
         self._expected = f"Bearer {token}".encode()
         self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        if scope["path"] in OPEN_PATHS:
+        if scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("authorization", "")

@@ -286,6 +286,8 @@ def create_app(
     settings: StreamSettings,
     streams: LiveStreams,
     token: str = "",
+    *,
+    open_metrics: bool = False,
 ) -> ASGIApp:
     """Returns the application of one node.
 
@@ -296,6 +298,7 @@ def create_app(
         settings: of the replication streams.
         streams: lists those that are open.
         token: what every request but those for health must carry; "" lets everybody in.
+        open_metrics: nor those for metrics.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.refusals = RefusalLog()
@@ -305,7 +308,7 @@ def create_app(
         app.add_exception_handler(kind, _refuse)
     app.add_exception_handler(ClientDisconnect, _ignore)
     named = IdentityHeaders(app, node)
-    return TokenGate(named, token, app.state.refusals) if token else named
+    return TokenGate(named, token, app.state.refusals, open_metrics=open_metrics) if token else named
 
 
 class IdentityHeaders:

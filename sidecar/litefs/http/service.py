@@ -28,6 +28,7 @@ async def serve(
     on_streams: Callable[[LiveStreams], None] = lambda _streams: None,
     *,
     token: str = "",
+    open_metrics: bool = False,
 ) -> None:
     """Serves the API of `node` until `stopping` is set; then ends the streams in good order.
 
@@ -38,13 +39,14 @@ async def serve(
         stopping: ends the service.
         on_streams: is given the replication streams, before the first is open.
         token: what every request but those for health must carry; "" lets everybody in.
+        open_metrics: nor those for metrics.
     """
     executor = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="http-worker")
     feed = CommitFeed(node)
     needs = LogNeeds(node, feed, settings.remembered_s)
     streams = LiveStreams(feed, needs)
     on_streams(streams)
-    server = HttpServer(create_app(node, feed, executor, settings, streams, token))
+    server = HttpServer(create_app(node, feed, executor, settings, streams, token, open_metrics=open_metrics))
     host, port = listener.getsockname()[:2]
     logger.info("HTTP API at http://%s:%d", f"[{host}]" if ":" in host else host, port)
     serving = asyncio.create_task(server.serve(sockets=[listener]))

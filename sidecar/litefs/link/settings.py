@@ -86,6 +86,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         promote: ask for the lease once this node has caught up.
         consul: where the lease is; None for a static one.
         token: secret that the nodes of the cluster share; "" for none.
+        open_metrics: the metrics are for everybody.
         reconnect_delay_s: pause before a broken stream is opened again.
         snapshot_timeout_s: longest time that one snapshot may take to send.
         replica_retention_s: for so long a replica that went still has the log kept for it.
@@ -105,6 +106,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     promote: bool = False
     consul: ConsulSettings | None = None
     token: str = ""
+    open_metrics: bool = False
     reconnect_delay_s: float = 1.0
     snapshot_timeout_s: float = 600.0
     replica_retention_s: float = 3600.0

@@ -40,7 +40,7 @@ def test_translates_every_key_that_the_processes_read() -> None:
             "default-permissions": "true",
             "low-latency": "true",
         },
-        http={"addr": "10.0.0.1:1", "snapshot-timeout": "3s"},
+        http={"addr": "10.0.0.1:1", "snapshot-timeout": "3s", "open-metrics": "true"},
         lease={**replica_of("http://p:1"), "reconnect-delay": "2s"},
         log={"format": "json", "timestamp": "true", "debug": "true"},
     )
@@ -58,6 +58,7 @@ def test_translates_every_key_that_the_processes_read() -> None:
     assert (node.http_host, node.http_port, node.snapshot_timeout_s) == ("10.0.0.1", 1, 3)
     assert (node.primary, node.primary_url, node.hostname) == (False, "http://p:1", "p")
     assert node.reconnect_delay_s == 2
+    assert node.open_metrics
     assert node.log == filesystem.log
     assert (node.log.format, node.log.timestamp, node.log.debug) == ("json", True, True)
 

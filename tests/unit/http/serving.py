@@ -38,12 +38,15 @@ TIMEOUT_S = 20.0
 class Served:
     """One node's API in a thread of this process."""
 
-    def __init__(self, node: FakeNode, settings: StreamSettings, *, token: str = "") -> None:
+    def __init__(
+        self, node: FakeNode, settings: StreamSettings, *, token: str = "", open_metrics: bool = False
+    ) -> None:
         self.node = node
         listener = listen("127.0.0.1", 0)
         self.port: int = listener.getsockname()[1]
         self._settings = settings
         self._token = token
+        self._open_metrics = open_metrics
         self.offers_channels = False
         """Whether followers say that they know channels."""
         self._loop = uvloop.new_event_loop()
@@ -55,7 +58,16 @@ class Served:
     def _run(self, listener: socket.socket) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(serve(self.node, listener, self._settings, self._stopping, token=self._token))
+            self._loop.run_until_complete(
+                serve(
+                    self.node,
+                    listener,
+                    self._settings,
+                    self._stopping,
+                    token=self._token,
+                    open_metrics=self._open_metrics,
+                )
+            )
         finally:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()

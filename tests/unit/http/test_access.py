@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,16 @@ def test_a_token_must_be_right_to_the_byte(guarded: Served, almost: str) -> None
 def test_health_needs_no_token(guarded: Served) -> None:
     assert guarded.request("GET", "/healthz").status == 200
     assert guarded.request("GET", "/readyz").status == 200
+
+
+def test_metrics_need_no_token_where_they_are_for_everybody(tmp_path: Path) -> None:
+    settings = StreamSettings(compress=True, snapshot_timeout_s=10.0)
+    service = Served(FakeNode(tmp_path), settings, token=TOKEN, open_metrics=True)
+    try:
+        assert b"litefs_is_primary" in service.request("GET", "/metrics").body
+        assert service.request("GET", "/status").status == 401
+    finally:
+        service.stop()
 
 
 def test_the_token_lets_in_by_both_protocols(guarded: Served) -> None:

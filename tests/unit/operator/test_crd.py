@@ -70,6 +70,8 @@ def test_durations_that_the_schema_lets_pass_are_read_by_the_sidecar(text: str) 
         ({"lease": {"type": "raft"}}, "spec.lease.type"),
         ({"lease": {"type": "static", "static": {}}}, "spec.lease.static.primary"),
         ({"http": {"port": "80"}}, "spec.http.port"),
+        ({"durability": "always"}, "spec.durability"),
+        ({"metrics": {"scrape": "yes"}}, "spec.metrics.scrape"),
         ({"data": []}, "spec.data"),
         ({"data": {"compress": 1}}, "spec.data.compress"),
         ({"candidates": {"matchLabels": 1}}, "spec.candidates.matchLabels"),

@@ -106,6 +106,8 @@ def test_every_key_of_the_spec_reaches_the_sidecar(pod: Pod, tmp_path: Path) -> 
         "lease": {"consul": {"url": "https://c:8501/p", "key": "k/x", "ttl": "15s", "lockDelay": "2s"}},
         "data": {"retention": "1h", "replicaRetention": "2h", "replicaRetentionSize": "3MB", "compress": False},
         "http": {"port": 3000},
+        "durability": "every-commit",
+        "metrics": {"scrape": True},
         "log": {"format": "json", "debug": True},
         "mount": {"path": "/srv/db", "lowLatency": True},
     }
@@ -114,6 +116,8 @@ def test_every_key_of_the_spec_reaches_the_sidecar(pod: Pod, tmp_path: Path) -> 
     consul = loaded.lease.consul
     assert (consul.url, consul.key, consul.ttl, consul.lock_delay) == ("https://c:8501/p", "k/x", 15, 2)
     assert (loaded.data.retention, loaded.data.compress) == (3600, False)
+    assert loaded.data.durability == "every-commit"
+    assert loaded.http.open_metrics
     assert (loaded.data.replica_retention, loaded.data.replica_retention_size) == (7200, 3 << 20)
     assert loaded.http.port == 3000
     assert loaded.log.format == "json"
@@ -234,6 +238,35 @@ def test_data_may_be_ephemeral_where_the_cluster_says_so(pod: Pod) -> None:
     assert {"name": "litefs-data", "emptyDir": {}} in injected.pod["spec"]["volumes"]
     assert "emptyDir" in injected.warnings[0]
     assert run(injected.pod, {"data": {"allowEphemeral": True}}).pod == injected.pod
+
+
+def scraping(pod: Pod) -> dict[str, str]:
+    annotations: dict[str, str] = pod["metadata"]["annotations"]
+    return {key: value for key, value in annotations.items() if key.startswith("prometheus.io/")}
+
+
+def test_leads_prometheus_to_the_sidecar_where_it_is_asked_to(pod: Pod) -> None:
+    assert scraping(run(pod).pod) == {}
+    spec = {"metrics": {"scrape": True}, "http": {"port": 3000}}
+    injected = run(pod, spec)
+    assert scraping(injected.pod) == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": "3000",
+        "prometheus.io/path": "/metrics",
+    }
+    assert injected.warnings == ()
+    again = run(injected.pod, spec)
+    assert (again.pod, again.warnings) == (injected.pod, ())
+
+
+@pytest.mark.parametrize(
+    "own", [{"prometheus.io/scrape": "false"}, {"prometheus.io/scrape": "true", "prometheus.io/port": "8080"}]
+)
+def test_leaves_prometheus_to_the_application_that_has_annotations_of_its_own(pod: Pod, own: dict[str, str]) -> None:
+    pod["metadata"]["annotations"].update(own)
+    injected = run(pod, {"metrics": {"scrape": True}})
+    assert scraping(injected.pod) == own
+    assert "prometheus.io" in injected.warnings[0]
 
 
 @pytest.mark.parametrize(
