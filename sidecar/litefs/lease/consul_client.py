@@ -26,6 +26,9 @@ with warnings.catch_warnings():
     from consul.base import CB
 
 DEFAULT_PORTS = {"http": 8500, "https": 8501}
+_EXPECTED_URL = (
+    "lease.consul.url: expected http://HOST:PORT or https://HOST:PORT, and / ? # of a token written as %2F %3F %23"
+)
 WAIT_SLACK_S = 3.0
 """A blocking query may take a sixteenth longer than asked for; this is for the way there and back."""
 
@@ -58,15 +61,15 @@ class ConsulAddress:
                 CONSUL_HTTP_SSL_VERIFY count; a token in the URL wins.
 
         Raises:
-            ConfigError: it is no such URL.
+            ConfigError: it is no such URL, or the token is none. The token is not named.
         """
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as error:
-            raise ConfigError(f"lease.consul.url: {error}") from error
+        except ValueError:
+            raise ConfigError(_EXPECTED_URL) from None  # the reason may quote a part of the token
         if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-            raise ConfigError("lease.consul.url: expected http://HOST:PORT or https://HOST:PORT")
+            raise ConfigError(_EXPECTED_URL)
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         verify: str | bool = environment.get("CONSUL_CACERT") or True
         if environment.get("CONSUL_HTTP_SSL_VERIFY", "").lower() in ("false", "0"):
@@ -75,10 +78,13 @@ class ConsulAddress:
         key_path = environment.get("CONSUL_CLIENT_KEY", "")
         if bool(certificate_path) != bool(key_path):
             raise ConfigError("CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY must be set together")
+        token = (unquote(parts.password or "") or environment.get("CONSUL_HTTP_TOKEN", "")).strip()
+        if not all("!" <= character <= "~" for character in token):
+            raise ConfigError("the token for Consul: expected printable ASCII characters without spaces")
         return cls(
             base_url=f"{parts.scheme}://{host}:{port or DEFAULT_PORTS[parts.scheme]}",
             prefix=unquote(parts.path).strip("/"),
-            token=unquote(parts.password or "") or environment.get("CONSUL_HTTP_TOKEN", ""),
+            token=token,
             verify=verify,
             certificate=(certificate_path, key_path) if certificate_path else None,
         )

@@ -21,6 +21,7 @@ Source: LiteFS 0.5.14, consul/consul.go; Consul 1.22, /v1/session and /v1/kv.
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +37,9 @@ NO_INDEX_PAUSE_S = 1.0
 
 REQUESTS_PER_TTL = 4
 """A request may take this part of the TTL, so that a renewal can be tried again before the lease runs out."""
+
+_SESSION_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""What Consul makes. It becomes part of a path, and comes from a file that a crash may have left, and from peers."""
 
 _log = logging.getLogger("litefs.lease")
 
@@ -157,14 +161,16 @@ class ConsulLease:
     def resume(self) -> bool:
         """Takes up the session in the file, and the lease if that session still holds it."""
         try:
-            session = self._memory.read_text().strip()
+            session = self._memory.read_text(errors="replace").strip()
         except FileNotFoundError:
             return False
+        if not _SESSION_ID.fullmatch(session):
+            return False
         entry = self._asking.get(self._key)
-        if session and entry is not None and entry.session == session:
+        if entry is not None and entry.session == session:
             # With another value it is the session that we gave away, and the file one that a power cut brought back.
             return entry.value == self._value and self._lock_key(session)
-        if session and self._asking.renew_session(session):
+        if self._asking.renew_session(session):
             with self._lock:
                 self._session = session
         return False
@@ -176,7 +182,7 @@ class ConsulLease:
     def take_over(self, lease_id: str) -> bool:
         """Goes on with the session of the node that handed the lease over, instead of its own."""
         before = self._session
-        if not self._lock_key(lease_id):
+        if not _SESSION_ID.fullmatch(lease_id) or not self._lock_key(lease_id):
             return False
         if before and before != lease_id:
             self._forget_session(before)

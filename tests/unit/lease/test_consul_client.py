@@ -41,6 +41,26 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         ConsulAddress.parse(url, {})
 
 
+@pytest.mark.parametrize(
+    ("url", "token"),
+    [
+        ("http://:secret/rest@consul", ""),  # a slash that is not escaped ends the address
+        ("http://consul", "secret\x01"),
+        ("http://consul", "secret word"),
+        ("http://:secret%0Aword@consul", ""),
+    ],
+)
+def test_a_token_that_is_none_is_refused_and_not_told(url: str, token: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        ConsulAddress.parse(url, {"CONSUL_HTTP_TOKEN": token})
+    assert "secret" not in str(refusal.value)
+    assert refusal.value.__suppress_context__ or refusal.value.__context__ is None  # nor in a traceback
+
+
+def test_the_newline_behind_a_token_that_was_read_from_a_file_does_not_count() -> None:
+    assert ConsulAddress.parse("http://consul", {"CONSUL_HTTP_TOKEN": f"{TOKEN}\n"}).token == TOKEN
+
+
 def test_consul_s_own_variables_count_where_litefs_counts_them() -> None:
     environment = {
         "CONSUL_HTTP_TOKEN": "t",
@@ -82,6 +102,27 @@ def test_a_ttl_that_consul_refuses_is_an_error_with_its_reason(agent: ConsulAgen
     client = ConsulClient(ConsulAddress.parse(agent.url, {}), TIMEOUT_S)
     with pytest.raises(LeaseUnavailableError, match="TTL"):
         client.create_session({"TTL": "1ms"})
+
+
+@pytest.mark.parametrize("left", [b"", bytes(37), b"\xff\xfe", b"half of a session"])
+def test_a_file_that_a_crash_left_keeps_nobody_from_the_lease(agent: ConsulAgent, tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "session").write_bytes(left)
+    terms = ConsulTerms(address=ConsulAddress.parse(agent.url, {}), key=f"left-{len(left)}", ttl_s=30, lock_delay_s=1)
+    lease = ConsulLease(terms, identity_of("a"), tmp_path / "session")
+    assert not lease.resume()
+    assert lease.acquire()
+    lease.release()
+
+
+def test_what_a_peer_hands_over_is_a_session_and_no_path(agent: ConsulAgent, tmp_path: Path) -> None:
+    terms = ConsulTerms(address=ConsulAddress.parse(agent.url, {}), key="handed", ttl_s=30, lock_delay_s=1)
+    client = ConsulClient(terms.address, TIMEOUT_S)
+    client.put("precious", b"x")
+    lease = ConsulLease(terms, identity_of("a"), tmp_path / "session")
+    assert not lease.take_over("../../kv/precious")
+    entry = client.get("precious")
+    assert entry is not None
+    assert entry.value == b"x"
 
 
 @pytest.mark.parametrize(
