@@ -34,7 +34,9 @@ def configure(settings: LogSettings, process: str, stream: TextIO | None = None)
     handler.setFormatter(formatter(process, timestamp=settings.timestamp))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.DEBUG if settings.debug else logging.INFO)
+    root.setLevel(logging.INFO)
+    # Debug lines of ours only: those of the library for HTTP/2 hold each header, with the token.
+    logging.getLogger("litefs").setLevel(logging.DEBUG if settings.debug else logging.NOTSET)
 
 
 class TextFormatter(logging.Formatter):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hpack import Encoder
 
 from litefs.cli import logs
 from litefs.errors import ConfigError
@@ -14,11 +15,11 @@ from litefs.link.settings import LogSettings
 
 
 @pytest.fixture(autouse=True)
-def _root_logger_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+def _loggers_as_before() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("litefs")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
     yield
-    root.handlers[:], root.level = handlers, level
+    root.handlers[:], (root.level, ours.level) = handlers, levels
 
 
 def _lines(settings: LogSettings) -> list[str]:
@@ -50,6 +51,13 @@ def test_json_lines_are_one_object_each() -> None:
 
 def test_debug_lines_are_written_when_asked_for() -> None:
     assert _lines(LogSettings(debug=True))[0] == "DEBUG node: detail"
+
+
+def test_a_token_that_is_sent_by_http_2_is_in_no_debug_line() -> None:
+    stream = io.StringIO()
+    logs.configure(LogSettings(debug=True), "node", stream)
+    Encoder().encode([(b"authorization", b"Bearer secret")], huffman=False)
+    assert "secret" not in stream.getvalue()
 
 
 def test_a_time_stamp_leads_a_text_line_when_asked_for() -> None:
