@@ -54,6 +54,7 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
     Raises:
         ConfigError: there is a token, but none that can be used.
     """
+    sync_every_commit = config.data.durability is Durability.EVERY_COMMIT
     log = LogSettings(format=config.log.format.value, timestamp=config.log.timestamp, debug=config.log.debug)
     data_dir, mount_dir = os.path.abspath(config.data.dir), os.path.abspath(config.fuse.dir)
     lease = config.lease
@@ -73,7 +74,7 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         low_latency=config.fuse.low_latency,
         debug=config.fuse.debug,
         compress=config.data.compress,
-        sync_every_commit=config.data.durability is Durability.EVERY_COMMIT,
+        sync_every_commit=sync_every_commit,
         overlay_memory_bytes=config.data.overlay_memory,
         segment_bytes=config.data.segment_size,
         retention_s=config.data.retention,
@@ -97,6 +98,7 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         consul=None if is_static else _consul_settings(lease.consul),
         token=read_token(os.environ, config.http.token_file),
         open_metrics=config.http.open_metrics,
+        sync_every_commit=sync_every_commit,
         reconnect_delay_s=lease.reconnect_delay,
         snapshot_timeout_s=config.http.snapshot_timeout or config.data.retention,
         replica_retention_s=config.data.replica_retention,

@@ -116,10 +116,11 @@ def render(status: Status) -> str:
         ("ready", "yes" if status.ready else f"no: {status.obstacle}" if status.obstacle else "no"),
         ("primary", status.primary_hostname or "unknown"),
         ("lag", "unknown" if status.lag_ms is None else f"{status.lag_ms} ms"),
+        ("durability", status.durability),
     ]
     if status.lease_remaining_s:
         facts.append(("lease", f"{status.lease_remaining_s:.1f} s"))
-    parts = ["\n".join(f"{name + ':':<11}{value}" for name, value in facts)]
+    parts = ["\n".join(f"{name + ':':<12}{value}" for name, value in facts)]
     if status.databases:
         parts.append(table(_DATABASE_HEADER, map(_database_row, status.databases)))
     if status.followers:

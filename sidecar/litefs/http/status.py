@@ -75,6 +75,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         obstacle: why it is not ready, in words; "" if it is.
         lag_ms: age of the newest sign of the primary; null before the first.
         lease_remaining_s: how long commits go on if the lease is not renewed; null with a static lease.
+        durability: `data.durability` of its configuration: which commits a primary answers only when they are durable.
     """
 
     node_id: str
@@ -88,6 +89,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     followers: list[FollowerStatus]
     lease_remaining_s: float | None = None
     obstacle: str = ""
+    durability: str = "as-asked"
 
 
 def status_document(status: NodeStatus, databases: Mapping[str, DatabaseInfo], followers: Iterable[Follower]) -> bytes:
@@ -104,6 +106,7 @@ def status_document(status: NodeStatus, databases: Mapping[str, DatabaseInfo], f
         databases=[_database_status(database) for _, database in sorted(databases.items())],
         followers=[_follower_status(follower, databases) for follower in followers],
         lease_remaining_s=round(status.lease_remaining_s, 3) if isfinite(status.lease_remaining_s) else None,
+        durability="every-commit" if status.syncs_every_commit else "as-asked",
     )
     return msgspec.json.encode(document) + b"\n"
 

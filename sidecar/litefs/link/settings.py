@@ -87,6 +87,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         consul: where the lease is; None for a static one.
         token: secret that the nodes of the cluster share; "" for none.
         open_metrics: the metrics are for everybody.
+        sync_every_commit: as in `FilesystemSettings`, to be shown.
         reconnect_delay_s: pause before a broken stream is opened again.
         snapshot_timeout_s: longest time that one snapshot may take to send.
         replica_retention_s: for so long a replica that went still has the log kept for it.
@@ -107,6 +108,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     consul: ConsulSettings | None = None
     token: str = ""
     open_metrics: bool = False
+    sync_every_commit: bool = False
     reconnect_delay_s: float = 1.0
     snapshot_timeout_s: float = 600.0
     replica_retention_s: float = 3600.0

@@ -295,6 +295,7 @@ class Node:
             lag_ms=lag_ms,
             role=role.value,
             lease_remaining_s=driver.remaining_s if driver is not None else 0.0,
+            syncs_every_commit=self._settings.sync_every_commit,
         )
 
     def _obstacle(self, hindrance: str, role: Role, primary: str) -> str:

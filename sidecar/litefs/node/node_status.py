@@ -19,6 +19,7 @@ class NodeStatus:
         lease_remaining_s: how long commits go on if the lease is not renewed, in seconds; 0 on a replica, infinite with
             a static lease.
         lag_ms: age of the newest sign of the primary; 0 on the primary, None before the first sign.
+        syncs_every_commit: as a primary it answers a commit when it is durable, whatever the application asked for.
     """
 
     node_id: int
@@ -31,6 +32,7 @@ class NodeStatus:
     obstacle: str = ""
     role: str = "starting"
     lease_remaining_s: float = 0.0
+    syncs_every_commit: bool = False
 
     @property
     def leads(self) -> bool:

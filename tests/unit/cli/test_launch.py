@@ -51,7 +51,7 @@ def test_translates_every_key_that_the_processes_read() -> None:
     assert filesystem.default_permissions
     assert filesystem.low_latency
     assert not filesystem.compress
-    assert filesystem.sync_every_commit
+    assert (filesystem.sync_every_commit, node.sync_every_commit) == (True, True)
     assert (filesystem.overlay_memory_bytes, filesystem.segment_bytes) == (1 << 20, 2 << 20)
     assert (filesystem.retention_s, filesystem.retention_check_s) == (3600, 120)
     assert (filesystem.kept_for_replicas_bytes, node.replica_retention_s) == (3 << 20, 7200)

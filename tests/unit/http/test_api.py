@@ -192,6 +192,12 @@ def test_status_tells_databases_and_followers(node: FakeNode, served: Served) ->
     assert follower["positions"] == {"a.db": str(first)}
 
 
+def test_status_tells_which_commits_wait_for_the_disk(node: FakeNode, served: Served) -> None:
+    assert json.loads(served.request("GET", "/status").body)["durability"] == "as-asked"
+    node.standing = replace(node.standing, syncs_every_commit=True)
+    assert json.loads(served.request("GET", "/status").body)["durability"] == "every-commit"
+
+
 def test_readiness_follows_the_node(node: FakeNode, served: Served) -> None:
     assert served.request("GET", "/readyz").status == 200
     node.standing = replace(node.standing, ready=False)
