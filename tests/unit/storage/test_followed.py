@@ -72,6 +72,22 @@ def test_the_position_moves_when_the_pages_are_there(primary: World, replica: Wo
     reader.close()
 
 
+def test_a_replica_does_not_wait_for_its_disk_where_every_commit_is_synced(
+    primary: World, images: list[bytes], tmp_path: Path
+) -> None:
+    root = tmp_path / "replica"
+    root.mkdir()
+    disk = FaultyDisk(root)
+    replica = World(root, disk, primary=False, sync_every_commit=True)
+    replica.store.create("a.db")
+    for txid, image in enumerate(images, 1):
+        append_image(replica.database(), image)
+        apply(replica, states_of(primary)[txid])
+    assert replica.database().txid == 4
+    assert "log.sync" not in disk.calls
+    replica.close()
+
+
 def test_images_may_wait_in_the_log_and_a_restart_applies_them(
     primary: World, replica: World, images: list[bytes], tmp_path: Path
 ) -> None:
