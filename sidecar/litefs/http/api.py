@@ -12,7 +12,8 @@
                                  the candidate that has most, if any: see `HandoffOutcome`
     /halt /tx         LiteFS     501: not in this version
     GET /debug/vars   LiteFS     role and positions, as Go's expvar
-    GET /status       ours       role, positions, lag and followers as JSON
+    GET /status       ours       role, positions, lag and followers as JSON; with `wait=SECONDS&unlike=STANDING` not
+                                 before the node's standing is another one, or the time is over
     GET /healthz      ours       200 while the process works
     GET /readyz       ours       200 once the node is primary or has caught up with one, else 503 and the reason
 
@@ -58,6 +59,7 @@ from litefs.http.responses import CONNECTION_EXTENSION, ProducedResponse
 from litefs.http.snapshot_images import open_export
 from litefs.http.status import HandoffOutcome, info_document, status_document, vars_document
 from litefs.http.status_table import status_of
+from litefs.http.status_waiters import StatusWaiters
 
 POSITION_MAP_BYTES_MAX = 4 << 20
 """About 100,000 databases with names of ordinary length."""
@@ -72,6 +74,9 @@ FRESHEST = "freshest"
 
 HANDOFF_SECONDS_MAX = 600.0
 """How long a request may wait for a candidate."""
+
+STATUS_WAIT_SECONDS_MAX = 60.0
+"""How long one may wait for news."""
 
 LEAD_CHECK_S = 0.005
 LEAD_CHECKS_MAX = 400
@@ -107,6 +112,7 @@ class NodeApi:
         self._settings = settings
         self._followers = Followers()
         self._metrics = Metrics(node, feed, self._followers)
+        self._waiters = StatusWaiters(node, feed)
         self._importing: set[str] = set()
 
     def router(self) -> APIRouter:
@@ -219,8 +225,12 @@ class NodeApi:
         document = info_document(self._node.status(), str(self._node.data_dir))
         return Response(document, media_type="text/plain")
 
-    async def status(self) -> Response:
-        """Tells everything about the node's standing."""
+    async def status(self, request: Request) -> Response:
+        """Tells everything about the node's standing, at once or when that is another one than the caller knows."""
+        query = request.query_params
+        if "wait" in query:
+            wait_s = _seconds_of(query["wait"], "wait", STATUS_WAIT_SECONDS_MAX)
+            await self._waiters.wait(query.get("unlike", ""), wait_s)
         document = status_document(self._node.status(), self._feed.positions, self._followers.connected)
         return Response(document, media_type="application/json")
 
@@ -266,7 +276,7 @@ class NodeApi:
 
     async def _handoff_to_freshest(self, request: Request) -> Response:
         """Hands the lease to whichever candidate has most, if there is one; ours."""
-        timeout_s = _seconds_of(request.query_params.get("timeout", "5"))
+        timeout_s = _seconds_of(request.query_params.get("timeout", "5"), "timeout", HANDOFF_SECONDS_MAX)
         was_primary = self._node.status().is_primary
         if request.query_params.get("leave") == "true":
             self._node.leave()
@@ -334,13 +344,13 @@ class IdentityHeaders:
         await self._app(scope, receive, send_named)
 
 
-def _seconds_of(text: str) -> float:
+def _seconds_of(text: str, name: str, seconds_max: float) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0.0 < seconds <= HANDOFF_SECONDS_MAX:
-        raise BadRequestError(f"timeout: expected seconds, at most {HANDOFF_SECONDS_MAX:.0f}")
+    if not 0.0 < seconds <= seconds_max:
+        raise BadRequestError(f"{name}: expected seconds, at most {seconds_max:.0f}")
     return seconds
 
 

@@ -65,7 +65,8 @@ class CommitFeed:
         self.commit_n: Counter[str] = Counter()
         """Transactions committed here, per database, since this process started."""
         self._subscriptions: set[Subscription] = set()
-        self._closed = False
+        self.closed = False
+        """The service ends."""
         self._loop = asyncio.get_running_loop()
         self._unsubscribe: Callable[[], None] = node.subscribe(self._on_committed)
         # After subscribing: a commit in between is then reported twice, and never missed.
@@ -74,7 +75,7 @@ class CommitFeed:
     def subscribe(self) -> Subscription:
         """Returns a subscription that reports every database once at first."""
         subscription = Subscription(set(self.positions))
-        if self._closed:
+        if self.closed:
             subscription.close()
         if not self._subscriptions:
             self._node.set_listening(True)
@@ -100,7 +101,7 @@ class CommitFeed:
 
     def close(self) -> None:
         """Ends all subscriptions, present and future: their holders finish what they have begun."""
-        self._closed = True
+        self.closed = True
         self._unsubscribe()
         for subscription in self._subscriptions:
             subscription.close()

@@ -5,6 +5,7 @@
 
 import json
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from math import isfinite
 
@@ -13,6 +14,9 @@ import msgspec
 from litefs.http.followers import Follower
 from litefs.link.messages import DatabaseInfo
 from litefs.node.node_status import NodeStatus
+
+CUT_OFF_MS = 10_000
+"""A replica that has heard nothing of its primary for longer is no longer one that follows: the operator counts so."""
 
 
 class DatabaseStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +80,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         lag_ms: age of the newest sign of the primary; null before the first.
         lease_remaining_s: how long commits go on if the lease is not renewed; null with a static lease.
         durability: `data.durability` of its configuration: which commits a primary answers only when they are durable.
+        standing: see `standing_of`.
     """
 
     node_id: str
@@ -90,6 +95,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     lease_remaining_s: float | None = None
     obstacle: str = ""
     durability: str = "as-asked"
+    standing: str = ""
+
+
+def standing_of(status: NodeStatus) -> str:
+    """Returns a word that is another one when there is news of a node: more than positions, lags and reasons."""
+    is_cut_off = not status.is_primary and (status.lag_ms is None or status.lag_ms > CUT_OFF_MS)
+    has_expired = status.is_primary and status.lease_remaining_s <= 0.0
+    who = (status.node_id, status.cluster_id, status.candidate, status.primary_hostname)
+    return f"{zlib.crc32(repr((*who, status.role, status.ready, is_cut_off, has_expired)).encode()):08x}"
 
 
 def status_document(status: NodeStatus, databases: Mapping[str, DatabaseInfo], followers: Iterable[Follower]) -> bytes:
@@ -106,6 +120,7 @@ def status_document(status: NodeStatus, databases: Mapping[str, DatabaseInfo], f
         databases=[_database_status(database) for _, database in sorted(databases.items())],
         followers=[_follower_status(follower, databases) for follower in followers],
         lease_remaining_s=round(status.lease_remaining_s, 3) if isfinite(status.lease_remaining_s) else None,
+        standing=standing_of(status),
         durability="every-commit" if status.syncs_every_commit else "as-asked",
     )
     return msgspec.json.encode(document) + b"\n"

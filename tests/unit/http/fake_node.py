@@ -3,6 +3,7 @@
 import math
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -113,12 +114,20 @@ class FakeNode:
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[Committed], None]] = []
         self.is_listening = False
+        self.look_n = 0
         self.needed: list[dict[str, list[int]]] = []
         """What was said of the logs, newest last."""
+
+    def until_looked_at(self) -> None:
+        """Returns when somebody has asked three more times where this node stands: who waits for news does."""
+        enough_n = self.look_n + 3
+        while self.look_n < enough_n:
+            time.sleep(0.001)
 
     # ---- NodeView ----
 
     def status(self) -> NodeStatus:
+        self.look_n += 1
         return self.standing
 
     def databases(self) -> Mapping[str, DatabaseInfo]:
