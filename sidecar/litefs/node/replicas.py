@@ -122,7 +122,8 @@ class Replicas:
     def waiting_since_ms(self) -> int | None:
         """Returns the time stamp of the oldest image that waits, for an application or the disk; None if none does."""
         waiting = [takeover.since_ms for takeover in list(self._takeovers.values())]
-        waiting += [since for applier in self._appliers.values() if (since := applier.waiting_since_ms) is not None]
+        appliers = list(self._appliers.values())  # more of them come on the threads of takeovers
+        waiting += [since for applier in appliers if (since := applier.waiting_since_ms) is not None]
         return min(waiting, default=None)
 
     def tell(self, message: msgspec.Struct) -> None:

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,10 @@ from litefs.node.shm_guard import ShmGuard
 from litefs.node.takeover import WAITING_BYTES, ArrivedImage, Takeover
 
 TIMEOUT_S = 20.0
+
+
+def _itself(request: PrepareReplacement) -> PrepareReplacement:
+    return request
 
 
 def arrived(txid: int, size: int = 10) -> ArrivedImage:
@@ -112,3 +117,25 @@ def test_a_node_whose_snapshot_could_not_be_put_in_place_has_not_caught_up(tmp_p
         assert replicas.is_taking_over
         assert replicas.positions() == {}  # told anew, and so the snapshot comes anew
         assert not replicas.is_taking_over
+
+
+def test_the_lag_can_be_told_while_databases_come(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()  # so that no takeover gets further than to its applier
+    with ours:
+        link = LinkClient(ours, lambda _event: None, lambda: None)
+        replicas = Replicas(link, str(tmp_path), tmp_path, ShmGuard(str(tmp_path)), lambda: None)
+
+        def come() -> None:
+            for number in range(200):
+                request = PrepareReplacement(
+                    name=f"db{number}", txid=5, checksum=0, page_size=512, page_n=1, timestamp_ms=1, incoming="x"
+                )
+                replicas.take_over(request.name, arrived(5).to, 1, partial(_itself, request), lambda: None)
+
+        coming = threading.Thread(target=come)
+        coming.start()
+        while coming.is_alive():
+            replicas.waiting_since_ms()
+        replicas.stop()
+        assert replicas.join(TIMEOUT_S)
