@@ -146,6 +146,7 @@ class Player:
             go_on(journal.write(offset, _U32.pack(0x40000000 // self.page_size + 1)))
             trailer = struct.pack(">II8s", len(name), sum(name), JOURNAL_MAGIC)
             go_on(journal.write(offset + 4, name + trailer))
+            run(journal.truncate(offset + 4 + len(name + trailer)))  # it may have persisted, and been longer
         if sync:
             journal.sync()
             go_on(journal.write(0, header[:12]))

@@ -225,6 +225,7 @@ class World:
                 checksum=checksum,
                 page_size=player.page_size,
                 page_n=page_n,
+                group=self.database(player.name).group,
                 incoming=incoming.name,
                 aside=aside,
             )

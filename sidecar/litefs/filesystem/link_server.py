@@ -320,6 +320,7 @@ class LinkServer:
             page_size=request.page_size,
             page_n=request.page_n,
             timestamp_ms=request.timestamp_ms,
+            group=database.group,
             after_txid=database.log.last_txid,
             incoming=request.incoming,
         )

@@ -174,6 +174,7 @@ def plan_in_place(
         page_size=page_size,
         page_n=page_n,
         timestamp_ms=database.now_ms(),
+        group=database.group,
         after_txid=database.txid,
         incoming=incoming,
     )

@@ -26,7 +26,8 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
         page_size: bytes; 0 while unknown.
         page_n: pages at `base_txid`; 0 for a dropped or never written database.
         timestamp_ms: of the image `base_txid`.
-        group: mark of the last multi-database image at or before `base_txid` (see `log_format`); 0: none.
+        group: mark of the last multi-database image at or before `base_txid` (see `log_format`); 0: none. A new state
+            takes it over from the one before: the log that says what it decided goes.
         after_txid: in `state.next` only: images after this one make the replacement void.
         incoming: in `state.next` only: the file that becomes the base; see `incoming`.
         aside: in `state.next` only: the directory in `dbs-aside` that takes the old state; "": it goes.

@@ -5,6 +5,7 @@ import pytest
 
 from litefs.filesystem.inodes import Kind
 from litefs.link import messages as m
+from litefs.storage.state import NEXT_STATE_NAME, read_state
 from tests.support.fuseless_link import Link, new_state
 
 
@@ -46,3 +47,14 @@ def test_a_replacement_takes_the_place_of_one_that_was_never_flipped(link: Link)
     (directory / "incoming-2").touch()
     link.ask(msgspec.structs.replace(first, incoming="incoming-2"))
     assert [path.name for path in directory.glob("incoming-*")] == ["incoming-2"]
+
+
+def test_a_replacement_remembers_which_commits_over_several_databases_the_old_log_decided(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    link.mount.database("a.db").group = 5
+    link.greet()
+    link.ask(new_state(link))
+    planned = read_state(link.mount.store.directory("a.db"), NEXT_STATE_NAME)
+    assert planned is not None
+    assert planned.group == 5

@@ -189,6 +189,23 @@ def test_a_decision_outlives_the_database_that_it_was_written_in(tmp_path: Path)
     world.close()
 
 
+@pytest.mark.parametrize("how", ["load", "replacement"])
+def test_a_decision_outlives_the_log_that_it_was_written_in(tmp_path: Path, how: str) -> None:
+    """The marks in the other logs are not durable yet when a whole new state takes the place of the first database."""
+    (tmp_path / "live").mkdir()
+    disk = FaultyDisk(tmp_path / "live")
+    world = World(tmp_path / "live", disk)
+    players = [world.player(name) for name in ("a.db", "b.db")]
+    world.commit_together(players, [1, 2])
+    if how == "load":
+        world.load(players[0], range(1, 4), 3)
+    else:
+        world.replace(players[0], range(1, 4), 3, txid=2)
+    disk.leave(NOTHING_UNSYNCED, tmp_path / "left")
+    world.close()
+    examine(tmp_path / "left", world.promises)
+
+
 def test_a_journal_mode_that_only_the_log_knows_is_known_after_a_start(tmp_path: Path) -> None:
     """Otherwise the first checkpoint in the WAL that is there next would be refused as a write without a journal."""
     world = World(tmp_path, QuickDisk())
