@@ -33,7 +33,7 @@ class ShmGuard:
         """Args: mount_dir: absolute path of the mount point."""
         self._mount_dir = mount_dir
         self._maps: dict[str, mmap.mmap] = {}
-        self._names: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._names: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="shm-guard", daemon=True)
 
     def start(self) -> None:
@@ -56,31 +56,35 @@ class ShmGuard:
             mapped[:HEADERS_SIZE] = bytes(HEADERS_SIZE)
 
     def _run(self) -> None:
-        while (name := self._names.get()) is not None:
+        waiting: dict[str, float] = {}  # until when, in monotonic seconds: one that does not come holds up no other
+        while True:
             try:
-                self._map(name)
-            except OSError as error:
-                _log.warning("%s-shm: not kept: %s", name, error)
+                name = self._names.get(timeout=POLL_S if waiting else None)
+                waiting[name] = time.monotonic() + SIZE_TIMEOUT_S
+            except queue.Empty:
+                pass
+            for name, deadline in list(waiting.items()):
+                if self._is_done(name) or time.monotonic() > deadline:
+                    del waiting[name]
 
-    def _map(self, name: str) -> None:
-        deadline = time.monotonic() + SIZE_TIMEOUT_S
-        fd = self._open(name, deadline)
+    def _is_done(self, name: str) -> bool:
+        """Maps a file. Returns whether there is nothing to wait for."""
         try:
-            while os.fstat(fd).st_size < MAPPED_BYTES:
-                if time.monotonic() > deadline:
-                    return
-                time.sleep(POLL_S)
+            return self._map(name)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            _log.warning("%s-shm: not kept: %s", name, error)
+            return True
+
+    def _map(self, name: str) -> bool:
+        fd = os.open(os.path.join(self._mount_dir, name + "-shm"), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_size < MAPPED_BYTES:
+                return False
             mapped = mmap.mmap(fd, MAPPED_BYTES)
         finally:
             os.close(fd)
         mapped[UNUSED_OFFSET : UNUSED_OFFSET + 4] = bytes(4)
         self._maps[name] = mapped
-
-    def _open(self, name: str, deadline: float) -> int:
-        while True:
-            try:
-                return os.open(os.path.join(self._mount_dir, name + "-shm"), os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(POLL_S)
+        return True
