@@ -4,8 +4,12 @@ Every test runs in both directions: a Go replica follows our primary, and ours f
 same as between our own nodes: SQLite's check, the checksum of the position, and equal bytes on both mounts.
 """
 
+import json
+import os
 import re
+import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +22,10 @@ from tests.support.litefs_node import LitefsNode, Pair
 
 QUICK = '  reconnect-delay: "50ms"\n'
 MODES = ("DELETE", "WAL")
+NOTICED_S = 5.0
+SLACK_S = 5.0
+"""For a machine that does other things too."""
+
 DIRECTIONS = ("go follows us", "we follow go")
 
 
@@ -170,14 +178,42 @@ def test_an_idle_stream_stays_open(cluster: Cluster) -> None:
     cluster.pair.start()
     filled(cluster, "WAL")
     cluster.sync()
+    connections = _connections(cluster)
     heartbeats, lag_ms = 0, 0
     deadline = time.monotonic() + 60
     while heartbeats < 7:  # one a second
         lag_ms, before = int(cluster.replica.read(".lag")), lag_ms
         heartbeats += lag_ms < before
         assert time.monotonic() < deadline
-    assert _connections(cluster) == 1
+    assert _connections(cluster) == connections
     cluster.check()
+
+
+def test_a_go_replica_that_is_stopped_is_noticed_within_seconds(cluster: Cluster) -> None:
+    """Its kernel goes on taking what it is sent; that it answers no ping is all that shows."""
+    if cluster.replica.root.name != "go":
+        pytest.skip("what a Go primary notices is not ours")
+    cluster.pair.start()
+    writer = filled(cluster, "WAL")
+    cluster.sync()
+    await_true(lambda: _followers(cluster) == [True], "it follows")
+    pids = cluster.replica.pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        await_true(lambda: _followers(cluster) == [], "the primary notices")
+        assert time.monotonic() - begun <= NOTICED_S + SLACK_S
+        writer.sql("INSERT INTO t VALUES (1000, 'meanwhile')")
+    finally:
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
+    cluster.check()
+
+
+def _followers(cluster: Cluster) -> list[bool]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{cluster.primary.port}/status", timeout=20) as answer:
+        return [follower["ready"] for follower in json.load(answer)["followers"]]
 
 
 def _connections(cluster: Cluster) -> int:

@@ -8,6 +8,8 @@ frames; here are the socket, the flow control and the bounds on what a peer may 
     bytes of bodies that nobody read     `WINDOW_BYTES` a connection
     bytes sent and not taken             the transport's 64 KiB and one block of the application a stream
     streams opened only to be reset      `RESETS_MAX`, then the connection is closed
+    a response that is not taken         as long as `set_dead_after` says, which cannot ask the kernel alone here: it
+                                         acknowledges up to a window of a peer that stands still
     a head without end                   `HEAD_BYTES_MAX`, 64 frames (h2's own)
 
 Rules of this file: everything runs on the event loop's thread. Between a change of `_h2` and the write of what
@@ -29,6 +31,7 @@ from h2.events import (
     ConnectionTerminated,
     DataReceived,
     Event,
+    PingAckReceived,
     RequestReceived,
     StreamEnded,
     StreamReset,
@@ -81,6 +84,7 @@ class Http2Connection(asyncio.Protocol):
         self._may_write.set()
         self._idle_timer: TimerHandle | None = None
         self._reset_n = 0
+        self._sign_n = 1  # the request: every peer has to answer pings, from the first one on
         self._is_ending = False
 
     # ---- asyncio's side ----
@@ -146,6 +150,8 @@ class Http2Connection(asyncio.Protocol):
                 self._requests[event.stream_id][1].window.set()
             case StreamReset():
                 self._take_reset(event)
+            case PingAckReceived():
+                self._sign_n += 1
             case ConnectionTerminated():
                 self._transport.close()
             case _:  # settings, pings and priorities are answered by h2
@@ -158,7 +164,7 @@ class Http2Connection(asyncio.Protocol):
             self._h2.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         self._stop_timer()
-        stream = _Stream(stream_id, self._h2, self._flush, self._transport, self._may_write)
+        stream = _Stream(stream_id, self._h2, self._flush, self._transport, self._may_write, self._ask_for_sign)
         request = Http2Request(stream, self._scope(event.headers))
         self._requests[stream_id] = (request, stream)
         task = self._loop.create_task(request.run(self._app))
@@ -223,6 +229,12 @@ class Http2Connection(asyncio.Protocol):
         if data and not self._transport.is_closing():
             self._transport.write(data)
 
+    def _ask_for_sign(self) -> int:
+        if not self._transport.is_closing():
+            self._h2.ping(bytes(8))
+            self._flush()
+        return self._sign_n
+
     def _close(self) -> None:
         self._h2.close_connection()
         self._flush()
@@ -252,7 +264,9 @@ class _Stream:
         flush: Callable[[], None],
         transport: Transport,
         may_write: asyncio.Event,
+        ask_for_sign: Callable[[], int],
     ) -> None:
+        self.sign_n = ask_for_sign
         self.window = asyncio.Event()
         self._id = stream_id
         self._h2 = h2
@@ -260,6 +274,7 @@ class _Stream:
         self._transport = transport
         self._may_write = may_write
         self._is_gone = False
+        self._dead_after_s: float | None = None
 
     def leave(self) -> None:
         """Notes that the peer is gone: nothing waits for it any more."""
@@ -279,12 +294,19 @@ class _Stream:
                 return
             size = min(self._h2.local_flow_control_window(self._id), len(view), WRITE_BYTES)
             if view and size <= 0:
-                self.window.clear()
-                await self.window.wait()
+                await self._await_window()
                 continue
             view = self._frame(view, size, end=end)
             if not view:
                 return
+
+    async def _await_window(self) -> None:
+        self.window.clear()
+        try:
+            async with asyncio.timeout(self._dead_after_s):
+                await self.window.wait()
+        except TimeoutError:
+            self._transport.abort()
 
     def _frame(self, view: memoryview, size: int, *, end: bool) -> memoryview:
         """Sends `size` bytes and returns the rest."""
@@ -309,6 +331,7 @@ class _Stream:
             self._flush()
 
     def set_dead_after(self, seconds: float) -> None:
+        self._dead_after_s = seconds
         set_dead_after(self._transport, seconds)
 
     def _is_open(self) -> bool:

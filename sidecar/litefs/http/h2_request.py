@@ -39,7 +39,10 @@ class Http2Stream(Protocol):
         """Ends the stream as it is."""
 
     def set_dead_after(self, seconds: float) -> None:
-        """Has the kernel give the connection up when nothing is acknowledged, or taken, for so long."""
+        """Has the connection given up when nothing is acknowledged, or taken, for so long."""
+
+    def sign_n(self) -> int:
+        """Returns how many pings the peer has answered, and sends it one."""
 
 
 class Http2Request:
@@ -49,7 +52,11 @@ class Http2Request:
         """Args: scope: without extensions, which are this class's."""
         self._scope: Scope = dict(scope)
         self._scope["extensions"] = {
-            CONNECTION_EXTENSION: {"abort": self._abort, "set_dead_after": stream.set_dead_after}
+            CONNECTION_EXTENSION: {
+                "abort": self._abort,
+                "set_dead_after": stream.set_dead_after,
+                "sign_n": stream.sign_n,
+            }
         }
         self._stream = stream
         self._sends_body = scope["method"] != "HEAD"

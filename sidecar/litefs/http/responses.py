@@ -20,8 +20,8 @@ from litefs.http.pump import Write
 
 CONNECTION_EXTENSION = "litefs.connection"
 """Key of the ASGI extension by which the server offers functions: `abort` resets the connection (or stream);
-`set_dead_after` has the kernel do so when the peer acknowledges, or takes, nothing for so many seconds; HTTP/1.1 only:
-`sign_n` counts the signs of life that came from the peer since."""
+`set_dead_after` has that done when the peer acknowledges, or takes, nothing for so many seconds; `sign_n` counts the
+signs of life that came from the peer since: empty lines, or in HTTP/2 answers to pings, one of which it sends."""
 
 SEND_DEADLINE_S = 30.0
 """Longest time in which a peer takes nothing. Longer than any pause of ours, shorter than TCP's own 15 minutes."""

@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable
 
 import pytest
+from h2.events import DataReceived
 
 from litefs.http import replication
 from litefs.node import signs_of_life
 from litefs.node.signs_of_life import SIGN, SignsOfLife
 from tests.unit.http.fake_node import FakeNode
+from tests.unit.http.http2_client import Http2Client
 from tests.unit.http.serving import Served
 
 TICK_S = 0.05
@@ -76,6 +78,39 @@ def test_a_follower_that_goes_on_giving_them_is_let_be_and_they_are_no_request(
             assert follower_n(served) == 1
         await_true(lambda: follower_n(served) == 0)
     assert drops(served) == b"1.0"
+
+
+def test_a_follower_of_http2_that_answers_pings_and_then_none_is_dropped(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Go LiteFS gives no other sign; its HTTP library answers for as long as the process runs."""
+    monkeypatch.setattr(replication, "HEARTBEAT_S", 6 * TICK_S)
+    client = Http2Client(served)
+    client.begin("POST", "/stream", bytes(4))
+    until = time.monotonic() + 2 * replication.SIGNS_MISSED_MAX * replication.HEARTBEAT_S
+    while time.monotonic() < until:
+        assert client.receive(), "it was dropped"
+    assert follower_n(served) == 1
+    await_true(lambda: follower_n(served) == 0)
+    assert drops(served) == b"1.0"
+    client.close()
+
+
+def test_a_follower_of_http2_that_gives_no_window_is_dropped(
+    node: FakeNode, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel takes all that a window allows, and nobody reads it."""
+    monkeypatch.setattr(replication, "HEARTBEAT_S", GIVE_UP_S)  # pings find out nothing
+    monkeypatch.setattr(replication, "LIVE_DEAD_AFTER_S", 10 * TICK_S)
+    client = Http2Client(served)
+    client.begin("POST", "/stream", bytes(4))
+    while not any(isinstance(event, DataReceived) for event in client.events):  # Ready: it is live
+        client.receive(credit=False)
+    node.create("db", page_size=65536)
+    for _ in range(3):
+        node.commit("db", 1)
+    await_true(lambda: follower_n(served) == 0)
+    client.close()
 
 
 def test_signs_end_with_the_connection() -> None:
