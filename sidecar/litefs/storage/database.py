@@ -194,9 +194,8 @@ class Database:
             prepared = yield from prepare(self.log, self.before(), change, group)
             if self.settings.sync_every_commit:
                 yield from self.make_durable(prepared)
-            if not self.may_accept(prepared):
-                yield from self.void(prepared)
-                raise NotPrimaryError(f"{self.name}: this node ceased to be the primary")
+            elif not self.may_accept(prepared):
+                yield from self._refuse_late(prepared)
             return prepared
         measured = yield from measure(self.before(), change)
         if measured.post_apply == self.checksum and measured.commit == self.page_n and not measured.sums:
@@ -223,12 +222,13 @@ class Database:
         return run(self.prepare(change))
 
     def make_durable(self, prepared: Prepared) -> Steps[None]:
-        """Syncs the image of a prepared transaction; others run meanwhile, so ask `may_accept` behind it.
+        """Syncs the image of a prepared transaction; others run meanwhile.
 
         Crash: image synced, nobody was told: recovery commits it.
 
         Raises:
-            CommitRefusedError: the sync failed. The image is voided, and commits before it are as durable as they were.
+            CommitRefusedError: the sync failed, or the lease ran out meanwhile. The image is voided, and commits
+                before it are as durable as they were.
             DiskLostError: the process must stop.
         """
         if prepared.record is None:
@@ -238,6 +238,12 @@ class Database:
         except OSError as error:
             yield from self.void(prepared)
             raise CommitRefusedError(f"{self.name}: log sync: {error}") from error
+        if not self.may_accept(prepared):
+            yield from self._refuse_late(prepared)
+
+    def _refuse_late(self, prepared: Prepared) -> Steps[None]:
+        yield from self.void(prepared)
+        raise NotPrimaryError(f"{self.name}: this node ceased to be the primary")
 
     def may_accept(self, prepared: Prepared) -> bool:
         """Says whether a prepared transaction may still become the state: the lease may have run out since.

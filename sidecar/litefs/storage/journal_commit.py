@@ -299,7 +299,7 @@ class RollbackJournal:
         if overlay is not None and not overlay.is_clean and not self._decided:
             if self.prepared is None:
                 yield from self.prepare(durable=self.synced)
-            if self.prepared is not None and not self.database.may_accept(self.prepared):
+            elif not self.database.may_accept(self.prepared):
                 yield from self.take_back()
                 raise NotPrimaryError(f"{self.database.name}: this node ceased to be the primary")
             if self.prepared is not None and self.prepared.planned is not None:
