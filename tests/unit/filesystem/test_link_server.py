@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from litefs.errors import DiskLostError, NotPrimaryError
-from litefs.filesystem.link_server import UNHEARD_PAUSE_S
+from litefs.filesystem import link_server
 from litefs.filesystem.loop import Waiter
 from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
 from litefs.link import messages as m
@@ -188,14 +188,18 @@ def test_commits_are_told_once_until_they_are_seen(link: Link) -> None:
     assert committed(link.received()) == [("a.db", 4)]
 
 
-def test_while_nobody_listens_the_next_commit_is_told_after_a_pause(link: Link) -> None:
+def test_while_nobody_listens_the_next_commit_is_told_after_a_pause(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause_s = 0.3  # long beside what a busy machine needs for a commit
+    monkeypatch.setattr(link_server, "UNHEARD_PAUSE_S", pause_s)
     fh = link.mount.create("a.db")
     link.greet()
     link.mount.commit("a.db", fh, 1)
     assert committed(link.ask(m.Seen("a.db"))) == [("a.db", 1)]
     link.mount.commit("a.db", fh, 2)
     assert link.received() == []
-    link.mount.do(_pause(link, 2 * UNHEARD_PAUSE_S))
+    link.mount.do(_pause(link, 1.5 * pause_s))
     assert committed(link.received()) == [("a.db", 2)]
 
 
