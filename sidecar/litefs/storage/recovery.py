@@ -249,6 +249,8 @@ def _end_log(database: Database, found: FoundLog, run: list[FoundRecord]) -> Non
         if kept and kept[-1].last_txid + 1 != segment.first_txid:
             kept.clear()  # the removal of an older segment came back: followers must not find a gap
         kept.append(segment)
+    if kept and kept[-1].last_txid != database.txid:
+        kept.clear()  # likewise, and the base holds what followed
     dropped = [segment for segment in found.segments if segment not in kept]
     for segment in dropped:
         disk.unlink("recovery.drop_segment", segment.path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from litefs.storage.disk import Buffer
-from litefs.storage.log_format import RECORD_HEADER_SIZE, STATE_OFFSET, RecordState
+from litefs.storage.log_format import RECORD_HEADER_SIZE, STATE_OFFSET, RecordState, segment_name
 from litefs.storage.log_reader import ImageRef, LogReader
 from litefs.storage.steps import run
 from tests.support.faulty_disk import NOTHING_UNSYNCED, FaultyDisk, QuickDisk
@@ -61,6 +61,29 @@ def test_the_log_ends_at_a_gap_between_its_segments(tmp_path: Path) -> None:
         segment.truncate(ref.offset - 64)  # the record's header, too
     world = World(tmp_path, QuickDisk())
     assert content(world) == (1, states[0])
+    world.close()
+
+
+def test_a_segment_whose_removal_came_back_is_no_part_of_the_log(tmp_path: Path) -> None:
+    """Both old segments were removed, one removal is durable; and nobody was promised what the newest one holds."""
+    world = World(tmp_path, QuickDisk())
+    player = world.player()
+    for _ in range(2):
+        world.commit(player, range(1, 21))
+    oldest = tmp_path / "dbs/a.db/log" / segment_name(1)
+    back = oldest.read_bytes()
+    world.tidy()
+    assert not oldest.exists()
+    world.commit(player, range(1, 21), sync=False)
+    world.close()
+    spoil(tmp_path, 3)
+    oldest.with_name(segment_name(2)).unlink()
+    oldest.write_bytes(back)
+    world = World(tmp_path, QuickDisk())
+    assert content(world)[0] == 2
+    assert world.database().log.first_txid() == 0
+    world.commit(Player(world.store, create=False), [2])
+    assert [path.name for path in oldest.parent.glob("*.ltxlog")] == [segment_name(3)]
     world.close()
 
 
