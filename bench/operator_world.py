@@ -38,6 +38,7 @@ FOREIGN_BYTES = 10_000
 CLUSTERS_NAMESPACE = "bench"
 FOREIGN_NAMESPACE = "foreign"
 START_S = 60.0
+LOOK_S = 0.2
 
 
 def free_port() -> int:
@@ -113,11 +114,17 @@ class World:
         fetch(f"{self.consul_url}/v1/kv/{key}?acquire={self.sessions[cluster]}", "PUT", body)
         return time.monotonic()
 
-    def status(self, request: web.Request) -> web.Response:
-        """Plays the sidecar whose address was asked."""
+    async def status(self, request: web.Request) -> web.Response:
+        """Plays the sidecar whose address was asked, which waits for news as the real one does."""
         assert request.transport is not None
         cluster, member = owner_of(request.transport.get_extra_info("sockname")[0])
-        is_primary = self.primaries.get(cluster) == member
+        known, end = request.query.get("unlike"), time.monotonic() + float(request.query.get("wait", "0"))
+        while True:
+            is_primary = self.primaries.get(cluster) == member
+            standing = "primary" if is_primary else "replica"
+            if standing != known or time.monotonic() >= end:
+                break
+            await asyncio.sleep(LOOK_S)
         return web.json_response(
             {
                 "node_id": f"{node_id(cluster, member)}",
@@ -125,6 +132,7 @@ class World:
                 "ready": True,
                 "lag_ms": None if is_primary else int(time.monotonic() * 1000) % 1000,
                 "lease_remaining_s": 8.0 if is_primary else 0.0,
+                "standing": standing,
                 "databases": [{"name": "app.db", "position": "0000000000000001/8000000000000001"}],
             }
         )
@@ -268,21 +276,23 @@ def _nodes(world: World) -> Iterator[None]:
     """Serves `/status` of all pods in a thread."""
     loop = asyncio.new_event_loop()
 
-    async def serve() -> None:
+    async def serve() -> web.AppRunner:
         async def status(request: web.Request) -> web.Response:
-            return world.status(request)
+            return await world.status(request)
 
         application = web.Application()
         application.add_routes([web.get("/status", status)])
-        runner = web.AppRunner(application, access_log=None)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "0.0.0.0", world.node_port).start()
+        return runner
 
-    loop.run_until_complete(serve())
+    runner = loop.run_until_complete(serve())
     threading.Thread(target=loop.run_forever, daemon=True).start()
     try:
         yield
     finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(START_S)
         loop.call_soon_threadsafe(loop.stop)
 
 

@@ -1,5 +1,8 @@
 """The only door to the nodes: `GET /status` of a pod's sidecar.
 
+Strategy: a node that is asked for news answers when it has some, or when the time is over: so its silence costs a
+request now and then, and a change is heard of at once.
+
 Source: the sidecar's docs, `GET /status`: a document that grows by fields; what is not known here is not read.
 """
 
@@ -19,7 +22,11 @@ ANSWER_S = 2.0
 """A node answers from memory, in milliseconds; slower is silent."""
 
 CONNECTIONS = 64
-"""At once, over all nodes."""
+"""To nodes that are asked for an answer at once."""
+
+WAITING_MAX = 900
+"""Nodes that are asked for news, over a connection each: below the 1,024 files that a process may have open by default.
+More of them are asked from time to time."""
 
 BODY_BYTES_MAX = 1 << 20
 """A node with a thousand databases writes 200 kB."""
@@ -27,6 +34,9 @@ BODY_BYTES_MAX = 1 << 20
 
 _NODE_ID = re.compile(r"[0-9A-F]{16}")
 """It becomes the value of a label."""
+
+_STANDING = re.compile(r"[0-9A-Za-z]{0,64}")
+"""It becomes part of a URL."""
 
 
 class Silence(StrEnum):
@@ -49,6 +59,7 @@ class Answer:
         lag_ms: age of the newest sign of the primary; None before the first, and on the primary.
         lease_remaining_s: how long commits go on without a renewal; None with a static lease.
         positions: TXID/CHECKSUM of each database.
+        standing: a word of its own that is another one when there is news; "" if it has none.
     """
 
     node_id: str
@@ -58,6 +69,7 @@ class Answer:
     lag_ms: int | None
     lease_remaining_s: float | None
     positions: Mapping[str, str]
+    standing: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +90,23 @@ class Probe:
     message: str = ""
     answered_at: float = 0.0
 
+    def is_news_after(self, before: "Probe | None") -> bool:
+        """Returns whether more than positions and lags is another than before."""
+        return before is None or (self.silence, self.standing) != (before.silence, before.standing)
+
+    @property
+    def standing(self) -> str:
+        """What the node calls its standing; "" if it did not say."""
+        return self.answer.standing if self.answer is not None else ""
+
 
 class NodeClient:
     """Asks nodes. For one event loop."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._asking = asyncio.Semaphore(CONNECTIONS)
+        self._waiting_n = 0
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -91,18 +114,36 @@ class NodeClient:
             await self._session.close()
             self._session = None
 
-    async def ask(self, ip: str, port: int, token: str, before: Probe | None) -> Probe:
-        """Returns what a node says now.
+    async def ask(self, ip: str, port: int, token: str, before: Probe | None, wait_s: float = 0.0) -> Probe:
+        """Returns what a node says: now, or as soon as it is news.
 
         Args:
             ip: of its pod.
             port: of its API.
             token: of its cluster.
             before: the probe before this one.
+            wait_s: how long to wait for news, in seconds.
         """
+        url, end = f"http://{_host(ip)}:{port}/status", time.monotonic() + wait_s
+        known = before.standing if before is not None else ""
+        if wait_s and known and self._waiting_n < WAITING_MAX:
+            self._waiting_n += 1
+            try:
+                probe = await self._probe(f"{url}?wait={wait_s:g}&unlike={known}", token, before, wait_s)
+            finally:
+                self._waiting_n -= 1
+        else:
+            async with self._asking:
+                probe = await self._probe(url, token, before, 0.0)
+        if not probe.is_news_after(before):
+            # It does not wait, or is silent: to ask it again at once would not end.
+            await asyncio.sleep(max(end - time.monotonic(), 0.0))
+        return probe
+
+    async def _probe(self, url: str, token: str, before: Probe | None, wait_s: float) -> Probe:
         silence, message = Silence.UNREACHABLE, ""
         try:
-            status, body = await self._get(f"http://{_host(ip)}:{port}/status", token)
+            status, body = await self._get(url, token, wait_s + ANSWER_S)
             if status == HTTPStatus.OK:
                 answer = read_answer(json.loads(body))
                 return Probe(at=time.monotonic(), answer=answer, answered_at=time.time())
@@ -115,15 +156,15 @@ class NodeClient:
         last = before.answered_at if before is not None else 0.0
         return Probe(at=time.monotonic(), answer=None, silence=silence, message=message[:200], answered_at=last)
 
-    async def _get(self, url: str, token: str) -> tuple[int, bytes]:
+    async def _get(self, url: str, token: str, timeout_s: float) -> tuple[int, bytes]:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=1.0),
-                timeout=aiohttp.ClientTimeout(total=ANSWER_S),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1.0),
+                timeout=aiohttp.ClientTimeout(sock_connect=ANSWER_S),
                 trust_env=False,
             )
         headers = {"Authorization": f"Bearer {token}"}
-        async with asyncio.timeout(2 * ANSWER_S), self._session.get(url, headers=headers, allow_redirects=False) as got:
+        async with asyncio.timeout(timeout_s), self._session.get(url, headers=headers, allow_redirects=False) as got:
             body = bytearray()
             async for chunk in got.content.iter_any():
                 body += chunk
@@ -140,6 +181,9 @@ def read_answer(document: Mapping[str, Any]) -> Answer:
     """
     if _NODE_ID.fullmatch(document["node_id"]) is None:
         raise ValueError(f"{document['node_id']!r} is no node id")
+    standing: str = document.get("standing") or ""
+    if _STANDING.fullmatch(standing) is None:
+        raise ValueError(f"{standing!r} is no standing")
     lag_ms, remaining_s = document.get("lag_ms"), document.get("lease_remaining_s")
     return Answer(
         node_id=document["node_id"],
@@ -149,6 +193,7 @@ def read_answer(document: Mapping[str, Any]) -> Answer:
         lag_ms=None if lag_ms is None else int(lag_ms),
         lease_remaining_s=None if remaining_s is None else float(remaining_s),
         positions={str(entry["name"]): str(entry["position"]) for entry in document.get("databases") or []},
+        standing=standing,
     )
 
 

@@ -2,9 +2,9 @@
 
     a LiteFSCluster, a pod, a Service, a budget, the lease, a node's answer  →  touch(cluster)  →  observe, decide, act
 
-Strategy: nothing runs by a clock but the questions to nodes: a node is asked when the lease or the pods change, every
-few seconds while something is not well, and otherwise often enough that what the status says is not old. Acting comes
-before asking, so that -rw follows the lease and waits for no node.
+Strategy: nodes are asked at once when the lease or the pods change, and otherwise for news: they answer when their
+standing changes, or after some seconds, so that what the status says of positions is not old. -rw follows the lease and
+waits for no node.
 """
 
 import asyncio
@@ -38,10 +38,13 @@ WORKERS = 4
 STATUS_S = 5.0
 """Between two writes of a status that tell nothing new but positions and lags."""
 
-ASK_SETTLED_S = 20.0
-"""Between two questions to the nodes of a cluster that is well."""
-ASK_UNSETTLED_S = (0.5, 1.0, 2.0, 5.0)
-"""Between those to one that is not, since its lease or its pods changed; the last is repeated."""
+WAIT_SETTLED_S = 20.0
+"""How long the nodes of a cluster that is well may wait for news, before they tell how far they are."""
+WAIT_UNSETTLED_S = (0.5, 1.0, 2.0, 5.0)
+"""How long those of one that is not, since its lease, its pods or a node changed; the last is repeated."""
+
+NEWS_S = 0.2
+"""Between two rounds that brought news: a node that changes all the time may not keep the operator busy."""
 
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)
 """After failures in a row; the last is repeated."""
@@ -61,7 +64,6 @@ class _Work:
     memory: Memory
     probes: dict[str, Probe] = field(default_factory=dict)
     asking: "asyncio.Task[None] | None" = None
-    asked_at: float = 0.0
     asked_for: tuple[object, ...] = ()
     asks: int = 0
     is_settled: bool = False
@@ -72,11 +74,11 @@ class _Work:
     status_at: float = 0.0
     alarm: asyncio.TimerHandle | None = None
 
-    def ask_pause_s(self) -> float:
-        """Returns how long after the last question the nodes are asked again, if nothing changes."""
-        if self.is_settled:
-            return ASK_SETTLED_S
-        return ASK_UNSETTLED_S[min(self.asks, len(ASK_UNSETTLED_S) - 1)]
+    def wait_s(self) -> float:
+        """Returns how long the nodes may wait for news; the first question since something changed is for an answer."""
+        if not self.asks:
+            return 0.0
+        return WAIT_SETTLED_S if self.is_settled else WAIT_UNSETTLED_S[min(self.asks, len(WAIT_UNSETTLED_S)) - 1]
 
 
 class Reconciler:
@@ -158,13 +160,14 @@ class Reconciler:
         token_failure = await self._create_token(cluster, work)
         lease = self._leases.view(key, spec)
         members = self._stores.members(key)
-        self._ask_if_due(key, work, spec, lease, members)
         if lease.state is LeaseState.UNKNOWN and time.monotonic() - work.since < FIRST_S:
+            self._keep_asking(key, work, spec, lease, members)
             self._alarm(key, work, FIRST_S)
             return
         decision = decide(self._observe(cluster, spec, lease, members, work))
         work.memory = decision.memory
         work.is_settled = _is_ready(decision.status)
+        self._keep_asking(key, work, spec, lease, members)
         outcome = await asyncio.to_thread(self._actor.carry_out, cluster, decision)
         outcome = Outcome(failures=token_failure + outcome.failures, taken=outcome.taken)
         pause_s = await self._write_status(cluster, work, members, decision)
@@ -173,10 +176,9 @@ class Reconciler:
             self._retry(key)
             return
         work.failures = 0
-        # A question under way marks the cluster when it is answered.
-        ask_s = work.asked_at + work.ask_pause_s() - time.monotonic() if work.asking is None else ASK_SETTLED_S
-        pauses = [pause for pause in (ask_s, pause_s, decision.look_again_s) if pause is not None]
-        self._alarm(key, work, max(min(pauses), 0.0))
+        pauses = [pause for pause in (pause_s, decision.look_again_s) if pause is not None]
+        if pauses:
+            self._alarm(key, work, max(min(pauses), 0.0))
 
     async def _create_token(self, cluster: Manifest, work: _Work) -> tuple[str, ...]:
         """Creates the token, once. A refusal, as by a quota, keeps new pods from starting and -rw from nothing."""
@@ -221,37 +223,52 @@ class Reconciler:
 
     # ---- asking the nodes ----
 
-    def _ask_if_due(
+    def _keep_asking(
         self, key: ClusterKey, work: _Work, spec: ClusterSpec, lease: LeaseView, members: tuple[Member, ...]
     ) -> None:
+        """Begins another round of questions, if none is under way, or if what is waited for is another lease or pod."""
         wanted = (lease, tuple((member.uid, member.ip, member.is_ready, member.is_ending) for member in members))
         if work.asking is not None:
-            return  # its end marks the cluster
-        if wanted != work.asked_for:
-            work.asks = 0
-        elif time.monotonic() - work.asked_at < work.ask_pause_s():
-            return
-        else:
-            work.asks += 1
+            if wanted == work.asked_for or not work.asks:
+                return  # its end marks the cluster
+            work.asking.cancel()
+        work.asks = work.asks + 1 if wanted == work.asked_for else 0
         work.asked_for = wanted
         work.asking = asyncio.create_task(self._ask(key, work, spec.http.port, members))
 
     async def _ask(self, key: ClusterKey, work: _Work, port: int, members: tuple[Member, ...]) -> None:
-        token = self._actor.token(key)
-        asked = [member for member in members if member.ip]
-        ports = [member.port or port for member in asked]
+        """Asks the nodes once, and marks the cluster."""
+        token, wait_s = self._actor.token(key), work.wait_s()
+        asks: dict[str, asyncio.Task[Probe]] = {}
+        for member in members:
+            if member.ip:
+                ask = self._nodes.ask(member.ip, member.port or port, token, work.probes.get(member.uid), wait_s)
+                asks[member.uid] = asyncio.create_task(ask)
         try:
-            probes = await asyncio.gather(
-                *(
-                    self._nodes.ask(member.ip, port, token, work.probes.get(member.uid))
-                    for member, port in zip(asked, ports, strict=True)
-                )
-            )
-            work.probes = {member.uid: probe for member, probe in zip(asked, probes, strict=True)}
+            if asks:
+                await self._hear(work, asks, wait_s)
+            else:
+                await asyncio.sleep(wait_s)
         finally:
-            work.asked_at = time.monotonic()
-            work.asking = None
-            self.touch(key)
+            for task in asks.values():
+                task.cancel()
+            if work.asking is asyncio.current_task():
+                work.asking = None
+                self.touch(key)
+
+    async def _hear(self, work: _Work, asks: "dict[str, asyncio.Task[Probe]]", wait_s: float) -> None:
+        """Takes the answers. Of nodes that wait for news, the first ends the round; others tell theirs in the next."""
+        begun, before = time.monotonic(), work.probes
+        waiting, has_news = set(asks.values()), False
+        when = asyncio.FIRST_COMPLETED if wait_s else asyncio.ALL_COMPLETED
+        while waiting and not has_news:
+            _, waiting = await asyncio.wait(waiting, return_when=when)
+            heard = {uid: task.result() for uid, task in asks.items() if task.done()}
+            work.probes = {uid: probe for uid, probe in before.items() if uid in asks} | heard
+            has_news = any(probe.is_news_after(before.get(uid)) for uid, probe in heard.items())
+        if has_news and wait_s:
+            work.asks = 0
+            await asyncio.sleep(max(begun + NEWS_S - time.monotonic(), 0.0))
 
     # ---- telling ----
 

@@ -1,7 +1,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -54,6 +54,9 @@ class World:
         self.lease = held_by(0)
         self.primary = 0
         self.silent: set[int] = set()
+        self.behind: set[int] = set()
+        self.restless: Iterator[int] = iter(())
+        """Is news each time that a node is asked."""
         self.asked: list[str] = []
         self.forgotten: list[object] = []
         self.reconciler: Reconciler
@@ -84,17 +87,26 @@ class World:
     def forget(self, key: object) -> None:
         self.forgotten.append(key)
 
-    async def ask(self, ip: str, port: int, token: str, before: Probe | None) -> Probe:
+    async def ask(self, ip: str, port: int, token: str, before: Probe | None, wait_s: float = 0.0) -> Probe:
         index = int(ip.rpartition(".")[2])
         self.asked.append(ip)
+        end = time.monotonic() + wait_s
+        while not (probe := self.probe(index)).is_news_after(before) and time.monotonic() < end:  # noqa: ASYNC110 - as a node does
+            await asyncio.sleep(0.001)
+        return probe
+
+    def probe(self, index: int) -> Probe:
         if index in self.silent:
             return silence()
         is_primary = index == self.primary
+        is_ready = index not in self.behind
         said = answer(
             index,
             role="primary" if is_primary else "replica",
             lag_ms=None if is_primary else 1,
             lease_remaining_s=9.0 if is_primary else 0.0,
+            is_ready=is_ready,
+            standing=f"{is_primary}{is_ready}{next(self.restless, '')}",
         )
         return Probe(at=time.monotonic(), answer=said, answered_at=1.0)
 
@@ -162,7 +174,8 @@ class Nodes:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY_S", (0.001,))
-    monkeypatch.setattr(module, "ASK_UNSETTLED_S", (0.01,))
+    monkeypatch.setattr(module, "WAIT_UNSETTLED_S", (0.01,))
+    monkeypatch.setattr(module, "WAIT_SETTLED_S", 1000.0)
     monkeypatch.setattr(module, "STATUS_S", 0.0)
 
 
@@ -227,6 +240,33 @@ def test_a_node_that_falls_silent_shows_in_the_status() -> None:
 
     world.run(talk)
     assert world.status()["nodeCount"] == "2/3"
+
+
+def test_what_a_node_says_of_itself_is_heard_at_once() -> None:
+    world = World()
+
+    async def talk(world: World) -> None:
+        await world.until(lambda: world.status().get("phase") == "Running")
+        world.behind = {2}
+        await world.until(lambda: world.status()["phase"] == "Degraded")
+        world.behind = set()
+        await world.until(lambda: world.status()["phase"] == "Running")
+
+    world.run(talk)
+
+
+def test_a_node_that_changes_all_the_time_does_not_keep_the_operator_busy() -> None:
+    world = World()
+
+    async def talk(world: World) -> None:
+        await world.until(lambda: world.status().get("phase") == "Running")
+        world.restless = itertools.count()
+        world.asked.clear()
+        begun = time.monotonic()
+        await world.until(lambda: len(world.asked) >= 12)
+        assert time.monotonic() - begun >= 2 * module.NEWS_S
+
+    world.run(talk)
 
 
 def test_what_somebody_deleted_comes_back() -> None:
