@@ -1,8 +1,10 @@
 """SIGKILL of each process of the primary's pod: all goes on in the same pods, nothing is beside the mount."""
 
+import contextlib
 import itertools
 import os
 import signal
+import time
 
 import pytest
 
@@ -11,7 +13,7 @@ from e2e.blog import PODS, RW_URL, Blog
 from e2e.commands import wait_until
 from e2e.errors import CommandError
 from e2e.figures import Figures
-from e2e.installation import Installation
+from e2e.installation import OPERATOR, Installation
 from e2e.kubectl import READY_TIMEOUT_S, Kubectl
 from e2e.target import Target
 from e2e.workloads import PORT
@@ -19,6 +21,7 @@ from e2e.workloads import PORT
 FILESYSTEM_PROCESS = "litefs.cli.filesystem_process"
 SUPERVISOR = "litefs.cli.supervisor"
 APPLICATION = "application.py serve"
+OPERATOR_PROCESS = "litefs-operator run"
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,28 @@ def test_all_goes_on_in_the_same_pods_when_a_process_is_killed(
 
 def _has_restarted(blog: Blog, pod: str, before: dict[str, int], more: dict[str, int]) -> bool:
     return blog.kubectl.restarts(pod) == {name: before[name] + more[name] for name in before}
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_rw_follows_when_the_operator_that_acts_is_gone(
+    blog: Blog, installation: Installation, figures: Figures, how: signal.Signals
+) -> None:
+    """One that hangs is neither started again nor closes what it has open: as on a machine that died."""
+    acting = installation.kubectl.get("lease", OPERATOR)["spec"]["holderIdentity"]
+    (pid,) = cluster.processes(OPERATOR_PROCESS, pod_uid=installation.kubectl.get("pod", acting)["metadata"]["uid"])
+    old_address = blog.address(old := blog.primary())
+    os.kill(pid, how)
+    try:
+        start_s = time.monotonic()
+        blog.kubectl.execute(old, "litefs", ["litefs", "handoff", "-config", "/etc/litefs/litefs.yml"])
+        has_moved = "-rw at another pod"
+        wait_until(has_moved, lambda: not blog.addresses("rw") <= {old_address}, timeout_s=READY_TIMEOUT_S)
+        figures(f"{how.name} of the operator that acts, the lease handed over → -rw moved", time.monotonic() - start_s)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    installation.wait_operator()
+    blog.wait_running()
 
 
 def test_the_application_cannot_write_beside_the_mount(blog: Blog) -> None:

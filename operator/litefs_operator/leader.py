@@ -24,13 +24,14 @@ from typing import Any
 from litefs_operator.errors import ConflictError, KubeError, KubeUnavailableError, NotFoundError
 from litefs_operator.kube import KubeApi, Manifest, object_path
 
-DURATION_S = 15
-"""As client-go has it."""
-RENEW_S = 2.0
-ACT_S = 10.0
-"""How long the holder acts after the last confirmed renewal: client-go's renew deadline."""
-ANSWER_S = 4.0
-"""For a request about the Lease: two of them fit before the holder must stop."""
+DURATION_S = 8
+"""For so long -rw stays where it is when the holder's machine dies. client-go has 15, because what could not renew in
+time ends there. Here it stops acting, which needs the API server as renewing does, and goes on when it can."""
+RENEW_S = 1.5
+ACT_S = 6.0
+"""How long the holder acts after the last confirmed renewal; the rest is for what it has sent already."""
+ANSWER_S = 2.0
+"""For a request about the Lease: when one gets no answer, another is sent before the holder must stop."""
 LOOK_S = 1.0
 """How often a standby looks: it takes over a second after a release, and asks the API server for one small object."""
 
