@@ -2,7 +2,8 @@
 
 Knows nothing of LiteFS and needs nothing but the standard library: it is put into pods by a ConfigMap.
 
-    serve DATABASE PORT       GET /count: rows; GET /texts: them, one a line; POST /insert: the body becomes a row
+    serve DATABASE PORT       GET /count: rows; GET /texts: them, one a line; POST /insert: the body becomes a row;
+                              prints when it is told to end
     post NAME URL...          POSTs numbered rows to each URL, each on a new connection, and prints a JSON line for each
     insert DATABASE NAME N    inserts N numbered rows, one every 20 ms, and prints when each was committed
     watch DATABASE NAME N     waits for these rows, and prints when each was there
@@ -87,6 +88,7 @@ def serve(database: str, port: str) -> None:
     server.daemon_threads = True
 
     def run_down(*_: object) -> None:
+        print(f"told to end: {time.monotonic()}", flush=True)
         threading.Timer(RUN_DOWN_S, server.shutdown).start()
 
     signal.signal(signal.SIGTERM, run_down)

@@ -54,7 +54,12 @@ def test_another_pod_takes_over_and_nothing_acknowledged_is_lost(
     old_address = blog.address(old)
     urls = [f"http://{blog.address(pod)}:{workloads.PORT}" for pod in PODS]
     selector = f"kubernetes.io/service-name={workloads.CLUSTER}-rw"
-    with blog.kubectl.watching("endpointslices", selector) as slices, blog.client(RW_URL, *urls):
+    log = ["logs", "--follow", old, "--container", "application"]
+    with (
+        blog.kubectl.watching("endpointslices", selector) as slices,
+        blog.kubectl.running(*log) as lines,
+        blog.client(RW_URL, *urls),
+    ):
         uid = blog.kubectl.get("pod", old)["metadata"]["uid"]
         start_s = time.monotonic()
         remove(blog, old)
@@ -66,25 +71,32 @@ def test_another_pod_takes_over_and_nothing_acknowledged_is_lost(
         # Until the old pod is back in another life: what it would still take must not be missed.
         wait_until("the end of the old pod", lambda: blog.uid(old) != uid, timeout_s=GONE_TIMEOUT_S)
         answers = blog.answers()
+        told_s = next(float(line.split()[-1]) for line in lines if line.startswith("told to end"))
     blog.wait_running()
 
     blog.wait_texts({answer.text for answer in answers if answer.code == 200})
     assert all(len(serving_addresses(state)) <= 1 for state in slices)
     assert next(addresses for addresses in map(serving_addresses, slices) if addresses) == {old_address}
-    _report(figures, remove.__name__, answers, old, start_s)
+    _report(figures, remove.__name__, answers, old, start_s, told_s)
 
 
 def is_acknowledged_elsewhere(answer: Answer, old: str) -> bool:
     return answer.code == 200 and answer.answer != old
 
 
-def _report(figures: Figures, how: str, answers: list[Answer], old: str, start_s: float) -> None:
-    """The clocks of pods and test are one where the cluster is on this machine; elsewhere only the gaps count."""
+def _report(figures: Figures, how: str, answers: list[Answer], old: str, start_s: float, told_s: float) -> None:
+    """The clocks of pods and test are one where the cluster is on this machine; elsewhere only the gaps count.
+
+    Args:
+        told_s: when the kubelet told the application to end: it begins the sidecar's preStop at the same moment.
+    """
     for where, chosen in (
         ("at a sidecar", [answer for answer in answers if answer.url != RW_URL]),
         ("through -rw", [answer for answer in answers if answer.url == RW_URL]),
     ):
         last = max(answer.at_s for answer in chosen if answer.code == 200 and answer.answer == old)
         first = min(answer.at_s for answer in chosen if is_acknowledged_elsewhere(answer, old))
-        detail = f"{first - last:.2f} s after the last one at the old primary"
+        detail = (
+            f"{first - told_s:.2f} s after the preStop began, {first - last:.2f} s after the last at the old primary"
+        )
         figures(f"primary's pod, {how} → row acknowledged {where}", first - start_s, detail)
