@@ -1,5 +1,7 @@
 """Databases as files: empty, copied in and out, dropped, made again under the same name, opened read-only."""
 
+import sys
+
 import pytest
 
 from tests.support.judge import Judge
@@ -229,3 +231,22 @@ def test_names_without_a_suffix_and_with_odd_bytes_are_databases(judge: Judge) -
             connection.sql("INSERT INTO t VALUES (2)")
 
     assert len(judge.compare(scenario)) == 6
+
+
+def test_a_listing_skips_no_name_while_others_go(judge: Judge) -> None:
+    """The kernel asks for a directory piece by piece."""
+    remove_while_listing = """
+import os, sys
+for number in range(300):
+    open(f"{sys.argv[1]}-listed-{number:03}", "x").close()
+directory = os.path.dirname(sys.argv[1])
+for entry in os.scandir(directory):
+    if "-listed-" in entry.name and not entry.name.endswith("-pos"):
+        os.unlink(entry.path)
+print(sum("-listed-" in name for name in os.listdir(directory)), "left")
+"""
+
+    def scenario(session: Session) -> None:
+        assert session.run(sys.executable, "-c", remove_while_listing, session.path()) == "0 left\n"
+
+    judge.compare(scenario)

@@ -44,7 +44,8 @@ class Directory(Answers):
         self.on_created: Callable[[Database], None] = lambda database: None
         self.invalidate: Callable[[Inode], None] = lambda inode: None
         self._handles: dict[int, Handle] = {}
-        self._next_handle = 1
+        self._listings: dict[int, list[str]] = {}
+        self._next_handle = 0
 
     # ---- names ----
 
@@ -224,28 +225,40 @@ class Directory(Answers):
     @guarded
     async def opendir(self, number: int, ctx: pyfuse3.RequestContext) -> int:
         """Opens the root."""
-        return pyfuse3.FileHandleT(0)
+        fh = self._new_handle()
+        self._listings[fh] = []
+        return pyfuse3.FileHandleT(fh)
+
+    @guarded
+    async def releasedir(self, fh: int) -> None:
+        """The root is closed."""
+        del self._listings[fh]
 
     @guarded
     async def readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
-        """Lists `.lag`, `.primary`, then each database with its position and the files beside it."""
-        names = [".lag", *([".primary"] if self.view.primary else [])]
-        for name in self.store.names():
-            names.append(name)
-            names.append(name + "-pos")
-        listed = set(names)
-        names += sorted(
-            name
-            for name, inode in self.inodes.by_name.items()
-            if name not in listed and inode.kind is not Kind.REPLACEMENT
-        )
-        for index, name in enumerate(names[start:], start + 1):
+        """Lists what was there when the listing began: names that come and go meanwhile must not hide others."""
+        if not start:
+            self._listings[fh] = self._names()
+        for index, name in enumerate(self._listings[fh][start:], start + 1):
             inode = self._find(name)
             if inode is None:
                 continue
             if not pyfuse3.readdir_reply(token, os.fsencode(name), inode.entry(self._size(inode)), index):
                 return
             inode.lookup_n += 1
+
+    def _names(self) -> list[str]:
+        """Returns `.lag`, `.primary`, then each database with its position, and the files beside them."""
+        names = [".lag", *([".primary"] if self.view.primary else [])]
+        for name in self.store.names():
+            names.append(name)
+            names.append(name + "-pos")
+        listed = set(names)
+        return names + sorted(
+            name
+            for name, inode in self.inodes.by_name.items()
+            if name not in listed and inode.kind is not Kind.REPLACEMENT
+        )
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """The kernel gives back references to inodes."""
@@ -254,9 +267,12 @@ class Directory(Answers):
 
     # ---- what requests for files share ----
 
-    def _open_handle(self, inode: Inode, flags: int) -> pyfuse3.FileInfo:
-        fh = self._next_handle
+    def _new_handle(self) -> int:
         self._next_handle += 1
+        return self._next_handle
+
+    def _open_handle(self, inode: Inode, flags: int) -> pyfuse3.FileInfo:
+        fh = self._new_handle()
         self._handles[fh] = Handle(inode, flags)
         inode.handle_n += 1
         special = inode.kind in SPECIAL_KINDS
