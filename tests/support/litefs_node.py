@@ -7,6 +7,7 @@ aborts the connection of one that does not go.
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,6 +23,9 @@ START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
 _POLL_S = 0.002
 
+_PORTS = (10_000, 30_000)
+"""Below what Linux gives to outgoing connections, and what Kubernetes gives to Services."""
+
 
 def own_command() -> list[str]:
     """Returns the command line that starts this checkout's `litefs` with this interpreter."""
@@ -34,12 +38,15 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns different ones: asked for one by one, the kernel may give the same twice."""
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    """Returns different ones, of those that no outgoing connection of anybody is given meanwhile."""
+    found: set[int] = set()
+    draw = random.SystemRandom()
+    while len(found) < count:
+        port = draw.randrange(*_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
 
 
 class LitefsNode:
