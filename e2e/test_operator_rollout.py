@@ -1,5 +1,7 @@
 """The operator is replaced while pods are created: none is refused, and running applications do not notice."""
 
+import time
+
 import pytest
 
 from e2e.blog import PODS, RW_URL, Blog
@@ -9,6 +11,8 @@ from e2e.figures import Figures
 from e2e.installation import OPERATOR, Installation
 from e2e.kubectl import READY_TIMEOUT_S, Kubectl
 from e2e.target import Target
+
+OPERATORS = "app.kubernetes.io/component=operator"
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +32,30 @@ def test_a_rolling_restart_refuses_no_pod(blog: Blog, installation: Installation
     assert creations.refusals == []
 
 
+def test_a_new_certificate_refuses_no_pod(blog: Blog, installation: Installation, figures: Figures) -> None:
+    creations = Creations(blog.kubectl, blog.image)
+    loaded_n = {pod: _certificates(installation, pod) for pod in _operators(installation, "name")}
+    with creations.going_on():
+        start_s = time.monotonic()
+        installation.install(webhook={"certificates": {"generation": int(time.time())}})
+        # Whatever changes in a pod has the kubelet look at its Secrets now, and not within a minute.
+        installation.kubectl("annotate", "pods", "--selector", OPERATORS, f"e2e/rotated={start_s}", "--overwrite")
+
+        def have_loaded() -> bool:
+            operators = _operators(installation, "name")  # one that ended meanwhile is not among them
+            return all(_certificates(installation, pod) > loaded_n.get(pod, 0) for pod in operators)
+
+        wait_until("both operators with the new certificate", have_loaded, timeout_s=READY_TIMEOUT_S)
+        took_s = time.monotonic() - start_s
+        creations.wait_enough()
+    refused = f"{len(creations.refusals)} of {creations.done_n} pods refused"
+    figures("new certificate by Helm, until both operators use it", took_s, refused)
+    assert creations.refusals == []
+
+
 def test_changed_values_roll_the_operator_and_no_application(blog: Blog, installation: Installation) -> None:
     uids = {pod: blog.uid(pod) for pod in PODS}
-    operators = _operators(installation)
+    operators = _operators(installation, "uid")
     with blog.client(RW_URL):
         before_n = len(blog.answers())
         installation.install(operator={"debug": True})
@@ -38,7 +63,7 @@ def test_changed_values_roll_the_operator_and_no_application(blog: Blog, install
         answers = blog.answers()
     # Helm waits for the new ones, not for the end of the old ones.
     are_replaced = "the end of the old operator's pods"
-    wait_until(are_replaced, lambda: not operators & _operators(installation), timeout_s=READY_TIMEOUT_S)
+    wait_until(are_replaced, lambda: not operators & _operators(installation, "uid"), timeout_s=READY_TIMEOUT_S)
     assert {pod: blog.uid(pod) for pod in PODS} == uids
     assert all(set(blog.kubectl.restarts(pod).values()) == {0} for pod in PODS)
     assert [answer for answer in answers if answer.code != 200] == []
@@ -46,9 +71,15 @@ def test_changed_values_roll_the_operator_and_no_application(blog: Blog, install
     blog.wait_running()
 
 
-def _operators(installation: Installation) -> set[str]:
-    label = "app.kubernetes.io/component=operator"
-    return set(installation.kubectl("get", "pods", "-l", label, "-o", "jsonpath={.items[*].metadata.uid}").split())
+def _operators(installation: Installation, field: str) -> set[str]:
+    """A field of the metadata of each operator."""
+    path = f"jsonpath={{.items[*].metadata.{field}}}"
+    return set(installation.kubectl("get", "pods", "--selector", OPERATORS, "-o", path).split())
+
+
+def _certificates(installation: Installation, pod: str) -> int:
+    """How many certificates an operator has loaded so far."""
+    return installation.kubectl.log(pod, "operator").count("certificate loaded")
 
 
 def test_the_chart_tests_itself(installation: Installation) -> None:
