@@ -6,6 +6,7 @@ import sys
 
 import msgspec
 
+from litefs.cli.descriptors import allow_many_descriptors
 from litefs.cli.exit_codes import exit_code_of
 from litefs.cli.logs import configure
 from litefs.errors import LiteFSError
@@ -17,6 +18,7 @@ def main() -> int:
     """Serves the mount until it is detached. Returns the exit code."""
     settings = msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=FilesystemSettings)
     configure(settings.log, "filesystem")
+    allow_many_descriptors()
     try:
         FilesystemServer(settings).run()
     except LiteFSError as error:
