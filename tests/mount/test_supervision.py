@@ -1,7 +1,6 @@
 """`litefs mount` as a whole: what of a node survives which death, and what is left when it ends."""
 
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -44,17 +43,6 @@ def sql(node: Node, statement: str) -> children.Finished:
     return children.run(["sqlite3", node.mount_dir / "app.db", statement], free=node.free)
 
 
-def kill_and_wait(pid: int) -> None:
-    pidfd = os.pidfd_open(pid)
-    try:
-        os.kill(pid, signal.SIGKILL)
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        assert poller.poll(10_000)
-    finally:
-        os.close(pidfd)
-
-
 def await_true(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + REPAIR_TIMEOUT_S
     while not condition():
@@ -95,7 +83,7 @@ def test_the_mount_serves_on_while_the_node_process_is_replaced(node: Node) -> N
 def test_a_dead_filesystem_process_is_replaced_without_losing_a_commit(node: Node) -> None:
     assert sql(node, "create table t(x); insert into t values (1)").code == 0
     killed_pid = node.child_pid(FILESYSTEM)
-    kill_and_wait(killed_pid)
+    children.kill_and_wait(killed_pid)
     await_remount(node, killed_pid)
     assert sql(node, "select * from t").out == "1\n"
     assert sql(node, "insert into t values (2)").code == 0
@@ -106,7 +94,7 @@ def test_it_is_repaired_again_and_again(node: Node) -> None:
     assert sql(node, "create table t(x)").code == 0
     for value in range(4):
         killed_pid = node.child_pid(FILESYSTEM)
-        kill_and_wait(killed_pid)
+        children.kill_and_wait(killed_pid)
         await_remount(node, killed_pid)
         assert sql(node, f"insert into t values ({value})").code == 0
     assert sql(node, "select count(*) from t").out == "4\n"
@@ -120,7 +108,7 @@ def test_a_hanging_filesystem_process_with_waiting_requests_is_replaced(node: No
         ["sqlite3", str(node.mount_dir / "app.db"), "insert into t values (1)"], stderr=subprocess.DEVNULL
     )
     try:
-        kill_and_wait(pid)
+        children.kill_and_wait(pid)
         assert waiting.wait(REPAIR_TIMEOUT_S) != 0
     finally:
         waiting.kill()
@@ -156,6 +144,39 @@ def test_it_ends_while_an_application_has_a_database_open(node: Node) -> None:
     finally:
         holder.kill()
         holder.communicate(timeout=REPAIR_TIMEOUT_S)
+
+
+MAPPING = """
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+for page in range(8):
+    os.pwrite(fd, b"\\0", 4096 * page + 4095)  # as SQLite makes it: the kernel has no page of it whole
+mapped = mmap.mmap(fd, 8 * 4096)
+print("mapped", flush=True)
+sys.stdin.readline()
+print(sum(mapped[::4096]))
+"""
+
+
+def test_what_was_mapped_and_not_read_yet_is_there_after_the_end(node: Node) -> None:
+    """Else whoever opens a database in WAL mode in that moment dies of SIGBUS."""
+    application = subprocess.Popen(
+        [sys.executable, "-c", MAPPING, str(node.mount_dir / "app.db-shm")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert application.stdout is not None
+    try:
+        assert application.stdout.readline() == "mapped\n"
+        os.kill(node.pid, signal.SIGTERM)
+        assert node.wait() == 0
+        assert connection_number(node.mount_dir) is None
+        assert application.communicate("go on\n", REPAIR_TIMEOUT_S)[0] == "0\n"
+        assert application.returncode == 0
+    finally:
+        application.kill()
+        application.wait(REPAIR_TIMEOUT_S)
 
 
 def test_a_killed_supervisor_takes_everything_with_it(node: Node) -> None:

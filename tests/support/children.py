@@ -5,6 +5,7 @@ one says how to abort (`free`). No child outlives its time limit, and none is wa
 """
 
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 COMMAND_TIMEOUT_S = 30.0
 """A command on a mount takes milliseconds; on a machine with other load it gets this long."""
 
-_KILL_TIMEOUT_S = 5.0
+_KILL_TIMEOUT_S = 10.0
 
 
 class HungChildError(AssertionError):
@@ -85,3 +86,15 @@ def end(child: "subprocess.Popen[str]", *, free: Callable[[], None]) -> None:
                 stream.close()
             except BrokenPipeError:  # what was still buffered for the dead child
                 pass
+
+
+def kill_and_wait(pid: int) -> None:
+    """Kills somebody else's child and waits until it can be reaped; its sockets close a moment earlier."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        assert poller.poll(_KILL_TIMEOUT_S * 1000)
+    finally:
+        os.close(pidfd)

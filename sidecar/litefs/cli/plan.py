@@ -17,7 +17,6 @@ class Plan:
         commands: the applications of `exec`, split into words; all but the last run to their end, one by one.
         data_dir: absolute path of the data directory.
         mount_dir: absolute path of the mount point.
-        gives_up_lease: another node can have the lease, so that this one gives it up before it ends.
         exit_on_error: leave when the start fails; otherwise stay until a signal comes.
         skip_sync: start the applications without waiting for the node to catch up.
         skip_unmount: do not detach what an earlier run may have left on the mount point.
@@ -30,7 +29,6 @@ class Plan:
         "commands",
         "data_dir",
         "exit_on_error",
-        "gives_up_lease",
         "log_debug",
         "log_format",
         "log_timestamp",
@@ -60,7 +58,6 @@ class Plan:
         filesystem = settings["filesystem"]
         self.data_dir = str(filesystem["data_dir"])
         self.mount_dir = str(filesystem["mount_dir"])
-        self.gives_up_lease = settings["node"].get("consul") is not None
         log = filesystem.get("log")
         assert isinstance(log, dict)
         self.log_format = str(log["format"])

@@ -329,7 +329,7 @@ class Supervisor:
     # ---- the end ----
 
     def _wind_up(self) -> None:
-        """Has the lease given up, detaches the mount, then stops the node process, then the filesystem process."""
+        """Has the node step down, detaches the mount, then stops the node process, then the filesystem process."""
         self._step_down()
         self._detach()
         for child in (self._application, self._node, self._filesystem):
@@ -340,12 +340,13 @@ class Supervisor:
         self._log("INFO", "stopped")
 
     def _step_down(self) -> None:
-        """Lets another node become primary while this one can still send what that one lacks.
+        """Lets another node become primary while this one can still send what that one lacks, and lets the kernel read
+        what applications have mapped.
 
         Crash: a node process that cannot do it, or not in time, leaves a lease that runs out by itself.
         """
         node = self._node
-        if node is None or not self._plan.gives_up_lease or not node.send(STEP_DOWN, []):
+        if node is None or not self._mounted or not node.send(STEP_DOWN, []):
             return
         deadline = time.monotonic() + STEP_DOWN_S
         while (left_s := deadline - time.monotonic()) > 0:

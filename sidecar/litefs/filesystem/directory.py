@@ -40,6 +40,8 @@ class Directory(Answers):
         self.loop = loop
         self.view = view
         self.node_pid = 0
+        self.refuses_opens = False
+        """The mount is about to go: only the node process opens files, and no `-shm` grows."""
         self.on_shm_created: Callable[[str], None] = lambda name: None
         self.on_created: Callable[[Database], None] = lambda database: None
         self.invalidate: Callable[[Inode], None] = lambda inode: None
@@ -80,6 +82,7 @@ class Directory(Answers):
         self, parent: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         """Makes and opens a file. For a rollback journal: a transaction may begin, if this node may commit."""
+        self._check_may_open(ctx)
         text = self._checked_name(name)
         kind, owner = classify(text)
         if kind in SPECIAL_KINDS or kind is Kind.REPLACEMENT:
@@ -308,6 +311,10 @@ class Directory(Answers):
         except UnicodeDecodeError:
             _log.warning("%r: names must be UTF-8, for they travel between nodes", name)
             raise pyfuse3.FUSEError(errno.EILSEQ) from None
+
+    def _check_may_open(self, ctx: pyfuse3.RequestContext) -> None:
+        if self.refuses_opens and not self._is_node(ctx):
+            raise pyfuse3.FUSEError(errno.ENOTCONN)  # as the kernel says a moment later
 
     def _is_node(self, ctx: pyfuse3.RequestContext) -> bool:
         """The request comes from a thread of the node process. `ctx.pid` is a thread id; 0: another pid namespace."""

@@ -200,6 +200,10 @@ class LinkServer:
                 return self._counters()
             case m.PrepareReplacement():
                 return await self._prepare_replacement(request)
+            case m.RefuseOpens():
+                self._operations.refuses_opens = True
+                inodes = self._operations.inodes.by_name.values()
+                return m.OpensRefused([inode.name for inode in inodes if inode.kind is Kind.SHM])
             case _:
                 self._take_note(request)
         return None

@@ -50,6 +50,7 @@ class Operations(Directory):
     @guarded
     async def open(self, number: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """Opens a file; O_TRUNC comes in the flags, without a setattr after it."""
+        self._check_may_open(ctx)
         inode = self._inode(number)
         if inode.is_dead:
             raise pyfuse3.FUSEError(errno.ESTALE)
@@ -153,10 +154,12 @@ class Operations(Directory):
             assert served is not None
             handle.wrote = True
             return served.write(offset, data, by_sqlite=handle.by_sqlite)
-        if inode.scratch is not None:
-            inode.scratch.write(offset, data)
-        else:
+        if inode.scratch is None:
             raise pyfuse3.FUSEError(errno.EIO)
+        if self.refuses_opens and inode.kind is Kind.SHM and offset + len(data) > inode.scratch.size:
+            # Its application would map what it makes, and nobody would be there any more to read it from: SIGBUS.
+            raise pyfuse3.FUSEError(errno.ENOTCONN)
+        inode.scratch.write(offset, data)
         return None
 
     @guarded

@@ -17,6 +17,7 @@ listens at the node (`SetListening`), the next one waits a little longer.
     AskCounters                             Counters
     KeepLogs                                (none)
     PrepareReplacement                      ReplacementReady | Rejected
+    RefuseOpens                             OpensRefused
 
     filesystem → node, unasked
     Committed                               a database moved to a new position
@@ -89,6 +90,10 @@ class SetListening(msgspec.Struct, frozen=True, tag="set-listening"):
 
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """Asks for a sign of life."""
+
+
+class RefuseOpens(msgspec.Struct, frozen=True, tag="refuse-opens"):
+    """The mount is about to go: from the answer on no application opens a file, and no `-shm` grows."""
 
 
 class Seen(msgspec.Struct, frozen=True, tag="seen"):
@@ -212,6 +217,12 @@ class ReplacementReady(msgspec.Struct, frozen=True, tag="replacement-ready"):
     mount_name: str
 
 
+class OpensRefused(msgspec.Struct, frozen=True, tag="opens-refused"):
+    """Answer to `RefuseOpens`: the names of the `-shm` that there are."""
+
+    shm_names: list[str]
+
+
 class Counters(msgspec.Struct, frozen=True, kw_only=True, tag="counters"):
     """Answer to `AskCounters`.
 
@@ -274,6 +285,7 @@ NodeMessage = (
     | AskCounters
     | KeepLogs
     | PrepareReplacement
+    | RefuseOpens
 )
-Answer = Counters | Welcome | Appended | SnapshotOpened | ReplacementReady | Rejected
+Answer = Counters | Welcome | Appended | SnapshotOpened | ReplacementReady | OpensRefused | Rejected
 FilesystemMessage = Answer | Committed | ShmCreated | NotReached | Pong

@@ -131,7 +131,7 @@ class StepDown(msgspec.Struct, frozen=True, tag="step-down"):
 
 
 class SteppedDown(msgspec.Struct, frozen=True, tag="stepped-down"):
-    """Node process to supervisor: the lease is not this node's any more, or cannot be given up."""
+    """Node process to supervisor: it is done, or cannot be."""
 
 
 class NewLink(msgspec.Struct, frozen=True, tag="new-link"):

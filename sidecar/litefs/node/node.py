@@ -151,9 +151,19 @@ class Node:
         return ConsulLease(terms, identity, self._data_dir / SESSION_FILE)
 
     def step_down(self) -> None:
-        """Refuses commits, and gives the lease to the freshest replica or frees it. Bounded by a few seconds."""
-        if self._driver is not None:
+        """Prepares for the end of the mount: gives a lease that another node can have to the freshest replica or frees
+        it, and makes the mount safe to detach. Bounded by a few seconds.
+        """
+        if self._driver is not None and self._settings.consul is not None:
             self._driver.stop()
+        self._following.stop()
+        try:
+            answer = self.call(m.RefuseOpens())
+        except (LinkClosedError, LinkSilentError) as error:
+            _log.warning("the mount ends as it is: %s", error)
+            return
+        assert isinstance(answer, m.OpensRefused)
+        self._guard.keep_pages(answer.shm_names)
 
     def stop(self) -> None:
         """Ends following and lets go of the mount. A lease that was not given up stays for the next process."""
@@ -331,7 +341,7 @@ class Node:
         except LinkClosedError:
             return  # this process is about to end
 
-    def call(self, message: m.OpenSnapshot | m.PrepareReplacement | m.AskCounters) -> m.Answer:
+    def call(self, message: m.OpenSnapshot | m.PrepareReplacement | m.AskCounters | m.RefuseOpens) -> m.Answer:
         """Asks the filesystem process and waits. Raises LinkClosedError if it is gone, LinkSilentError if it hangs."""
         if self._pulse.is_silent:
             raise LinkSilentError("the filesystem process does not answer")

@@ -3,7 +3,8 @@
 A WAL connection with all pages in its cache looks at the shared memory only; after a restart of the
 filesystem process it would go on with what it had, for ever and without an error. Its mapping and ours are
 the same page of memory: when the link breaks, both copies of the header are zeroed there, and its next read
-finds out. No file is truncated under a mapping, so nobody dies of SIGBUS.
+finds out. No file is truncated under a mapping, and in good order the mount goes only when the kernel has all pages
+of all wal-indexes (`keep_pages`), so nobody dies of SIGBUS.
 """
 
 import logging
@@ -12,6 +13,9 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 HEADERS_SIZE = 96
 UNUSED_OFFSET = 132
@@ -54,6 +58,15 @@ class ShmGuard:
         mapped = self._maps.get(name)
         if mapped is not None:
             mapped[:HEADERS_SIZE] = bytes(HEADERS_SIZE)
+
+    def keep_pages(self, names: Iterable[str]) -> None:
+        """Has the kernel read all of these files, none of which grows any more: their pages outlive the mount.
+
+        Until then a page of a `-shm` may be mapped that nobody has touched yet.
+        """
+        for name in names:
+            with suppress(OSError):  # removed just now
+                Path(self._mount_dir, name).read_bytes()
 
     def _run(self) -> None:
         waiting: dict[str, float] = {}  # until when, in monotonic seconds: one that does not come holds up no other

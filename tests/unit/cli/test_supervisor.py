@@ -6,7 +6,6 @@ a socket of the test. No mount is involved: `tests/mount` has the real processes
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ import pytest
 from litefs.cli.plan import Plan
 from litefs.cli.supervisor import START_ATTEMPTS
 from litefs.link.settings import FilesystemSettings, Mounted, NewLink, NodeReady, NodeSettings, SupervisorMessage
+from tests.support import children
 
 TIMEOUT_S = 20.0
 
@@ -50,7 +50,10 @@ def on_control():
     if fds:
         link = socket.socket(fileno=fds[0])
     for line in data.splitlines():
-        say(event=json.loads(line), fds=len(fds))
+        if b"step-down" in line:
+            control.sendall(b'{"type": "stepped-down"}\\n')
+        else:
+            say(event=json.loads(line), fds=len(fds))
     if not data:
         say(event="control closed")
         poller.unregister(control)
@@ -246,18 +249,6 @@ def link_works(one: StandIn, other: StandIn) -> bool:
     return other.ask("read-link") == "ping"
 
 
-def kill_and_wait(pid: int) -> None:
-    """Kills a process and waits until its parent could reap it; its sockets close a moment earlier."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        os.kill(pid, signal.SIGKILL)
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        assert poller.poll(TIMEOUT_S * 1000)
-    finally:
-        os.close(pidfd)
-
-
 def test_starts_both_processes_with_their_settings_and_a_link(bench: Bench) -> None:
     bench.start()
     filesystem, node = bench.accept_both()
@@ -313,8 +304,8 @@ def test_a_node_process_that_dies_together_with_the_filesystem_process_is_starte
     bench.start()
     filesystem, node = bench.accept_ready()
     bench.signal(signal.SIGSTOP)
-    kill_and_wait(node.pid)
-    kill_and_wait(filesystem.pid)
+    children.kill_and_wait(node.pid)
+    children.kill_and_wait(filesystem.pid)
     bench.signal(signal.SIGCONT)
     bench.accept_both()
     bench.signal(signal.SIGTERM)
