@@ -26,7 +26,7 @@ from litefs.cli.exit_codes import FAILURE, exit_code_of
 from litefs.cli.logs import configure
 from litefs.errors import LiteFSError
 from litefs.http.listener import listen
-from litefs.link.settings import SETTINGS_VARIABLE, NodeReady, NodeSettings, SteppedDown
+from litefs.link.settings import SETTINGS_VARIABLE, Leaving, NodeReady, NodeSettings, SteppedDown, SupervisorMessage
 from litefs.node.node import Node
 
 READY_CHECK_S = 0.02
@@ -93,6 +93,7 @@ async def _run(settings: NodeSettings, listener: socket.socket) -> int:
     with socket.socket(fileno=settings.control_fd) as control:
         control.setblocking(False)
         loop.add_reader(control, _read_control, control, ending, node)
+        node.on_leaving(lambda: _tell(control, Leaving()))
         announcing = asyncio.create_task(_announce(node, control, ending.stopping))
         try:
             await serve(
@@ -123,9 +124,13 @@ async def _announce(node: Node, control: socket.socket, stopping: asyncio.Event)
             async with asyncio.timeout(READY_CHECK_S):
                 await stopping.wait()
                 return
-    with contextlib.suppress(OSError):  # the supervisor is gone, which ends us anyway
-        control.send(msgspec.json.encode(NodeReady()) + b"\n")
+    _tell(control, NodeReady())
     logger.info("node is ready")
+
+
+def _tell(control: socket.socket, message: SupervisorMessage) -> None:
+    with contextlib.suppress(OSError):  # the supervisor is gone, which ends us anyway, or waits no longer
+        control.send(msgspec.json.encode(message) + b"\n")
 
 
 def _read_control(control: socket.socket, ending: _Ending, node: Node) -> None:
@@ -144,8 +149,7 @@ def _read_control(control: socket.socket, ending: _Ending, node: Node) -> None:
 
 def _step_down(node: Node, control: socket.socket) -> None:
     node.step_down()
-    with contextlib.suppress(OSError):  # the supervisor waits no longer
-        control.send(msgspec.json.encode(SteppedDown()) + b"\n")
+    _tell(control, SteppedDown())
 
 
 if __name__ == "__main__":

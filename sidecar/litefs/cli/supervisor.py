@@ -86,6 +86,7 @@ class Supervisor:
         self._mounted = False
         self._node_ready = False
         self._was_ready = False
+        self._leaves = False
         self._gave_up = False
         self._connection: int | None = None
         self._stop_signal: int | None = None
@@ -203,6 +204,8 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         settings = {**self._plan.settings[name], "link_fd": link.fileno(), "control_fd": theirs.fileno()}
+        if name == "node":
+            settings["leaves"] = self._leaves
         environment = {**self._environment, "LITEFS_SETTINGS": json.dumps(settings)}
         with theirs:
             argv = self._plan.programs[name]
@@ -235,6 +238,8 @@ class Supervisor:
             self._log("INFO", f"LiteFS mounted to: {self._plan.mount_dir}")
         elif message["type"] == "node-ready":
             self._node_ready = True
+        elif message["type"] == "leaving":
+            self._leaves = True
         if self._mounted and (self._node_ready or self._plan.skip_sync) and not self._was_ready:
             self._was_ready = True
             self._start_next_command()

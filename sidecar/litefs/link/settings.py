@@ -84,6 +84,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         advertise_url: where the other nodes reach this one; "" with a static lease on a replica.
         candidate: this node may become primary.
         promote: ask for the lease once this node has caught up.
+        leaves: this node was told to leave before this process began: it takes no lease.
         consul: where the lease is; None for a static one.
         token: secret that the nodes of the cluster share; "" for none.
         open_metrics: the metrics are for everybody.
@@ -105,6 +106,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     advertise_url: str = ""
     candidate: bool = False
     promote: bool = False
+    leaves: bool = False
     consul: ConsulSettings | None = None
     token: str = ""
     open_metrics: bool = False
@@ -124,6 +126,10 @@ class Mounted(msgspec.Struct, frozen=True, tag="mounted"):
 
 class NodeReady(msgspec.Struct, frozen=True, tag="node-ready"):
     """Node process to supervisor: it serves HTTP, and has caught up once (or is the primary)."""
+
+
+class Leaving(msgspec.Struct, frozen=True, tag="leaving"):
+    """Node process to supervisor: it was told to leave, and so is every node process that may come after it."""
 
 
 class StepDown(msgspec.Struct, frozen=True, tag="step-down"):
@@ -149,5 +155,5 @@ class NodeStarted(msgspec.Struct, frozen=True, tag="node-started"):
     pid: int
 
 
-SupervisorMessage = Mounted | NodeReady | StepDown | SteppedDown | NewLink | NodeStarted
+SupervisorMessage = Mounted | NodeReady | Leaving | StepDown | SteppedDown | NewLink | NodeStarted
 """One line of JSON each, ended by a newline, in either direction of a control socket."""

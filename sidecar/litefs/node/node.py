@@ -76,6 +76,7 @@ class Node:
         self._role_callbacks: list[RoleCallback] = []
         self._lock = threading.Lock()
         self._link_closed: Callable[[], None] = lambda: None
+        self._leaving: Callable[[], None] = lambda: None
         self._link = LinkClient(socket.socket(fileno=settings.link_fd), self._take_event, self._take_link_end)
         self._pulse = Pulse(self._link, self._take_silence)
         self._guard = ShmGuard(settings.mount_dir)
@@ -93,6 +94,10 @@ class Node:
     def on_link_closed(self, callback: Callable[[], None]) -> None:
         """Has `callback` called, from another thread, when the filesystem process is gone."""
         self._link_closed = callback
+
+    def on_leaving(self, callback: Callable[[], None]) -> None:
+        """Has `callback` called when this node is told to leave."""
+        self._leaving = callback
 
     def start(self) -> None:
         """Joins the filesystem process, and begins to play a role.
@@ -127,6 +132,8 @@ class Node:
         identity = Identity(node_id=self._node_id, hostname=settings.hostname, advertise_url=settings.advertise_url)
         candidacy = Candidacy(identity=identity, may_lead=self._may_lead, retry_s=settings.reconnect_delay_s)
         self._driver = RoleDriver(self._open_lease(identity), self._duties, self._cluster, candidacy, self._take_role)
+        if settings.leaves:
+            self._driver.leave()
         self._driver.start()
         self._pulse.start()
         if settings.promote:
@@ -211,9 +218,10 @@ class Node:
         return self._driver.hand_off_to_freshest(timeout_s) if self._driver is not None else None
 
     def leave(self) -> None:
-        """Is no candidate any more, until the process ends."""
+        """Is no candidate any more, until LiteFS is started again."""
         if self._driver is not None:
             self._driver.leave()
+        self._leaving()
 
     def promote(self) -> None:
         """Asks the primary to hand the lease to this node; returns when commits are accepted. Nothing on a primary.

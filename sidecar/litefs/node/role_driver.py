@@ -168,7 +168,7 @@ class RoleDriver:
         return asked.node_id
 
     def leave(self) -> None:
-        """Is no candidate any more, until the process ends. A primary stays primary until it can be replaced."""
+        """Is no candidate any more. A primary stays primary until it can be replaced, in its next process too."""
         self._inbox.hinder(LEAVES)
 
     def note_silence(self, is_silent: bool) -> None:
@@ -247,7 +247,7 @@ class RoleDriver:
         if self._inbox.is_stopping:
             return Event.STOP
         self._note_damage()
-        if self._candidacy.may_lead and self._lease.resume() and self.may_lead:
+        if self._candidacy.may_lead and self._lease.resume() and self._inbox.hindrances <= {LEAVES}:
             return Event.RESUMED
         if self._inbox.hindrances:
             self._permit.take_back()

@@ -81,8 +81,8 @@ class NodeUnderTest:
         said = self.control.recv(4096)
         assert said == b'{"type":"node-ready"}\n', said or self.end()
 
-    def get(self, path: str) -> bytes:
-        """Returns the body of a GET request to the address in the log."""
+    def ask(self, path: str, method: str = "GET") -> bytes:
+        """Returns the body of the answer to a request to the address in the log."""
         assert self.process.stderr is not None
         while not (match := re.search(rb"http://127\.0\.0\.1:(\d+)", self._log)):
             line = self.process.stderr.readline()
@@ -90,7 +90,7 @@ class NodeUnderTest:
             self._log += line
         connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=TIMEOUT_S)
         try:
-            connection.request("GET", path)
+            connection.request(method, path)
             return connection.getresponse().read()
         finally:
             connection.close()
@@ -118,9 +118,16 @@ def node(tmp_path: Path) -> Iterator[NodeUnderTest]:
 
 def test_says_that_it_is_ready_and_serves(node: NodeUnderTest) -> None:
     node.wait_ready()
-    assert json.loads(node.get("/info"))["isPrimary"] is True
+    assert json.loads(node.ask("/info"))["isPrimary"] is True
     assert isinstance(node.heard[0], m.Hello)
     assert node.heard[0].pid == node.process.pid
+
+
+def test_passes_on_that_it_was_told_to_leave(node: NodeUnderTest) -> None:
+    node.wait_ready()
+    node.ask("/handoff?nodeID=freshest&timeout=1&leave=true", "POST")
+    assert node.control.recv(4096) == b'{"type":"leaving"}\n'
+    assert not json.loads(node.ask("/status"))["candidate"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -160,7 +167,7 @@ def test_a_port_that_is_taken_is_said_by_name(tmp_path: Path) -> None:
 
 def test_ends_in_good_order_with_a_follower(node: NodeUnderTest) -> None:
     node.wait_ready()
-    node.get("/healthz")
+    node.ask("/healthz")
     port = int(re.findall(rb"http://127\.0\.0\.1:(\d+)", node._log)[0])
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as follower:
         follower.sendall(b"POST /stream HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n\0\0\0\0")

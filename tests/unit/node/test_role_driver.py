@@ -160,6 +160,27 @@ def test_a_replica_that_leaves_is_no_candidate_and_goes_on_following(make: Make)
     assert a.driver.hand_off_to_freshest(GENEROUS_S) is None
 
 
+def test_the_next_process_of_a_node_that_leaves_keeps_the_lease_that_it_has(make: Make) -> None:
+    """It has it for want of a candidate."""
+    (a,) = make("a").start()
+    a.driver.leave()
+    a.driver.abandon()
+    a.boot().leave()
+    a.driver.start()
+    eventually(lambda: a.driver.is_primary)
+    assert a.driver.hindrance == eligibility.LEAVES
+
+
+def test_the_next_process_of_a_node_that_leaves_takes_no_lease(make: Make) -> None:
+    a, b = make("ab").start()
+    b.driver.leave()
+    b.driver.abandon()
+    b.boot().leave()
+    b.driver.start()
+    eventually(lambda: b.following == "a")
+    assert a.driver.hand_off_to_freshest(GENEROUS_S) is None
+
+
 def test_a_lease_that_is_handed_to_a_node_that_leaves_is_freed_at_once(make: Make) -> None:
     cluster = make("ab")
     a, b = cluster.start()
