@@ -282,7 +282,7 @@ def _nodes(world: World) -> Iterator[None]:
 
         application = web.Application()
         application.add_routes([web.get("/status", status)])
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, "0.0.0.0", world.node_port).start()
         return runner
