@@ -1,13 +1,14 @@
 """`litefs promote` and `litefs handoff` against real nodes with a real Consul, as an operator or preStop runs them."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.consul_cluster import ConsulCluster, ConsulNode, eventually, opened
+from tests.support.consul_cluster import NODE, ConsulCluster, ConsulNode, eventually, opened
 from tests.support.filesystem_node import REPOSITORY
 from tests.support.litefs_node import own_command
 
@@ -57,6 +58,13 @@ def test_the_lease_moves_by_command_and_not_to_who_leaves(trio: ConsulCluster) -
     assert handoff(c, "-timeout", "30s", "-leave") == (0, f"node {ids[b]} is primary\n")
     eventually(lambda: b.is_primary, "b is primary")
     assert handoff(b, "-timeout", "5s", "-leave") == (0, "no candidate follows: this node stays primary\n")
+    assert b.is_primary
+
+    # A node process that dies takes nothing of that along.
+    for node in (a, b):
+        os.kill(node.child_pid(NODE), signal.SIGKILL)
+        eventually(lambda node=node: node.status().get("ready"), f"{node.name} is ready again")  # type: ignore[misc]
+        assert not node.status()["candidate"]
     assert b.is_primary
     code, text = litefs("promote", "-url", f"http://127.0.0.1:{a.port}")
     assert code == 1

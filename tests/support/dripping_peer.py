@@ -1,31 +1,26 @@
 """A peer that answers everybody a byte at a time and never gets to the end, so that no single wait is long."""
 
-import itertools
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 PAUSE_S = 0.01
 
 HALF_A_HEAD = b"HTTP/1.1 200 OK\r\nA: "
 
 
-@contextmanager
+@contextlib.contextmanager
 def dripping_peer(first: bytes, drop: bytes = b"b") -> Iterator[int]:
     """Listens on loopback within the block, and hands out the port. Args: first: sent at once; drop: then for ever."""
     ending = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
 
     def drip(connection: socket.socket) -> None:
-        with connection:
-            try:
-                for data in itertools.chain([first], itertools.repeat(drop)):
-                    connection.sendall(data)
-                    if ending.wait(PAUSE_S):
-                        return
-            except OSError:
-                return  # it was hung up on, as it should
+        with connection, contextlib.suppress(OSError):  # it is hung up on, as it should be
+            connection.sendall(first)
+            while not ending.wait(PAUSE_S):
+                connection.sendall(drop)
 
     def accept() -> None:
         while True:

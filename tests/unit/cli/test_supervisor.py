@@ -20,15 +20,7 @@ import pytest
 
 from litefs.cli.plan import Plan
 from litefs.cli.supervisor import START_ATTEMPTS
-from litefs.link.settings import (
-    FilesystemSettings,
-    Leaving,
-    Mounted,
-    NewLink,
-    NodeReady,
-    NodeSettings,
-    SupervisorMessage,
-)
+from litefs.link.settings import FilesystemSettings, Mounted, NewLink, NodeReady, NodeSettings, SupervisorMessage
 from tests.support import children
 
 TIMEOUT_S = 20.0
@@ -445,17 +437,6 @@ def test_an_application_that_is_not_there_is_named(bench: Bench) -> None:
     bench.accept_ready()
     assert bench.wait() == 1
     assert "cannot start /nonexistent/app: No such file or directory" in bench.log()
-
-
-def test_every_later_node_process_learns_that_the_node_leaves(bench: Bench) -> None:
-    bench.start()
-    _, node = bench.accept_ready()
-    assert not msgspec.convert(node.settings, NodeSettings).leaves
-    node.send_control(Leaving())
-    for _ in range(2):
-        node.tell("exit 1")
-        node = bench.accept("node")
-        assert msgspec.convert(node.settings, NodeSettings).leaves
 
 
 def test_gives_up_when_a_process_never_starts(bench: Bench) -> None:

@@ -171,16 +171,6 @@ def test_the_next_process_of_a_node_that_leaves_keeps_the_lease_that_it_has(make
     assert a.driver.hindrance == eligibility.LEAVES
 
 
-def test_the_next_process_of_a_node_that_leaves_takes_no_lease(make: Make) -> None:
-    a, b = make("ab").start()
-    b.driver.leave()
-    b.driver.abandon()
-    b.boot().leave()
-    b.driver.start()
-    eventually(lambda: b.following == "a")
-    assert a.driver.hand_off_to_freshest(GENEROUS_S) is None
-
-
 def test_a_lease_that_is_handed_to_a_node_that_leaves_is_freed_at_once(make: Make) -> None:
     cluster = make("ab")
     a, b = cluster.start()
