@@ -43,7 +43,7 @@ class Directory(Answers):
         self.refuses_opens = False
         """The mount is about to go: only the node process opens files, and no `-shm` grows."""
         self.on_shm_created: Callable[[str], None] = lambda name: None
-        self.on_created: Callable[[Database], None] = lambda database: None
+        self.on_first_journal: Callable[[Database], None] = lambda database: None
         self.invalidate: Callable[[Inode], None] = lambda inode: None
         self._handles: dict[int, Handle] = {}
         self._listings: dict[int, list[str]] = {}
@@ -125,10 +125,11 @@ class Directory(Answers):
             inode.served = served = self._served_for_new(kind, owner)
             if kind is Kind.DATABASE:
                 self._keep_attributes(inode, served)
-                self.on_created(served.database)
             elif kind is Kind.JOURNAL:
                 served.journal.create()
                 inode.scratch = served.journal.file
+                if not served.database.txid:
+                    self.on_first_journal(served.database)
             elif kind is Kind.WAL:
                 served.wal.create()
                 inode.scratch = served.wal.file

@@ -149,7 +149,7 @@ class InodeTable:
         return inode
 
     def special(self, kind: Kind, name: str) -> Inode:
-        """Returns the inode of a file that the server writes itself; it stays for life once it was looked up."""
+        """Returns the inode of a file that the server writes itself, the same one as long as the kernel knows it."""
         inode = self._specials.get(name)
         if inode is None:
             inode = self._specials[name] = self.add(kind, name, 0o444, os.getuid(), os.getgid(), named=False)
@@ -180,9 +180,11 @@ class InodeTable:
         self._drop_if_unused(inode)
 
     def _drop_if_unused(self, inode: Inode) -> None:
-        named = self.by_name.get(inode.name) is inode or inode.kind is Kind.ROOT or inode.kind in SPECIAL_KINDS
+        named = self.by_name.get(inode.name) is inode or inode.kind is Kind.ROOT
         if inode.kept is not None and inode.handle_n <= 0:
             inode.kept.close()
             inode.kept = None
         if not named and inode.lookup_n <= 0 and inode.handle_n <= 0:
             self.by_number.pop(inode.number, None)
+            if self._specials.get(inode.name) is inode:
+                del self._specials[inode.name]

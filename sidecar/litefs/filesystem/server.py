@@ -73,7 +73,7 @@ class FilesystemServer:
         self._operations = Operations(self._store, inodes, self._loop, self._view)
         self._operations.invalidate = self._invalidate
         self._operations.stop_at_once = self._stop_at_once
-        self._operations.on_created = self._prepare_segment
+        self._operations.on_first_journal = self._prepare_segment
         self._housekeeper = Housekeeper(settings.retention_s, settings.kept_for_replicas_bytes)
         self._unsettled: dict[str, Database] = {}
         self._is_settling = False

@@ -350,8 +350,10 @@ class Log(Retirable):
 
     def wants_spare(self) -> bool:
         """No next segment stands ready, and the current one is half full or missing."""
+        if self._spare is not None or self.is_held or self.is_retired:
+            return False
         segment = self._current
-        return self._spare is None and not self.is_held and (segment is None or segment.end * 2 > segment.capacity)
+        return segment is None or segment.end * 2 > segment.capacity
 
     def spare_capacity(self) -> int:
         """Returns the size in bytes that the next segment should have."""

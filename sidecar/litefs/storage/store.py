@@ -8,13 +8,14 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from litefs.errors import CommitRefusedError, CorruptStateError, DiskLostError, FormatError, NotPrimaryError
 from litefs.storage import replacement
 from litefs.storage.data_dir import DataDir
-from litefs.storage.database import CommitGate, Database, StoreSettings
+from litefs.storage.database import BASE_NAME, LOG_NAME, CommitGate, Database, StoreSettings
 from litefs.storage.disk import Disk
 from litefs.storage.incoming import discard_incoming
 from litefs.storage.recovery import FoundLog, Progress, read_found_log, recover
@@ -144,7 +145,8 @@ class Store:
     def drop(self, name: str) -> Steps[None]:
         """Removes a database: the commit of an image without pages. The old inode's handles are dead after it.
 
-        The state file follows with the next checkpoint of the log; until then the log says it.
+        The state file follows with the next checkpoint of the log; until then the log says it. The position is kept for
+        ever, but of a database that never had one nothing is.
 
         Raises:
             NotPrimaryError: this node may not.
@@ -165,6 +167,20 @@ class Store:
             database.exists = False
         served.dead = True
         served.journal.discard_pages()
+        if not database.txid and self._is_unused(served):
+            del self.databases[name]
+            database.base.retire()
+            database.log.retire()
+            with suppress(OSError):  # the next start removes it
+                self.disk.remove_tree("store.never_used", database.directory)
+
+    def _is_unused(self, served: ServedDatabase) -> bool:
+        """Nothing lies beside a database, in the mount or in its directory, and nothing goes on in it."""
+        database, log = served.database, served.database.log
+        if log.last_txid or log.is_used or database.is_state_busy or served.is_being_replaced:
+            return False
+        is_alone = served.journal.file is served.wal.file is served.shm is None
+        return is_alone and {BASE_NAME, LOG_NAME}.issuperset(os.listdir(database.directory))
 
     # ---- several databases in one commit ----
 

@@ -189,6 +189,35 @@ def test_a_dropped_database_is_a_dead_inode(mount: FuselessMount) -> None:
     assert_dead(mount, fh, inode.number)
 
 
+def test_files_that_come_and_go_leave_nothing(mount: FuselessMount) -> None:
+    def sizes() -> tuple[int, ...]:
+        on_disk = len(os.listdir(mount.data_dir.path / "dbs"))
+        return len(mount.inodes.by_number), len(mount.store.databases), len(os.listdir("/proc/self/fd")), on_disk
+
+    before = sizes()
+    for number in range(5):
+        name = f"{number}.tmp"
+        mount.release(mount.create(name))
+        numbers = [
+            mount.inodes.by_name[name].number,
+            *(mount.lookup(name + suffix).st_ino for suffix in ("-pos", "-lock")),
+        ]
+        mount.unlink(name)
+        mount.do(mount.operations.forget([(inode, 1) for inode in numbers]))
+    assert sizes() == before
+
+
+def test_a_file_that_goes_before_its_journal_leaves_the_journal(mount: FuselessMount) -> None:
+    mount.release(mount.create("a.db"))
+    mount.begin("a.db", 0)
+    mount.unlink("a.db")
+    assert mount.lookup("a.db").st_ino == 0
+    fh = mount.create("a.db")
+    mount.unlink("a.db-journal")
+    mount.commit("a.db", fh, 1)
+    assert mount.position() == 1
+
+
 def test_a_replica_drops_nothing(mount: FuselessMount) -> None:
     fh = mount.create("a.db")
     mount.commit("a.db", fh, 1)

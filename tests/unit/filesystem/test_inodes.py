@@ -60,15 +60,18 @@ def test_a_life_has_room_for_its_numbers() -> None:
     assert add(table((1 << 23) - 1)).number < 1 << 63
 
 
-def test_special_files_have_numbers_of_their_own_for_life() -> None:
+def test_special_files_keep_their_numbers_as_long_as_the_kernel_knows_them() -> None:
     inodes = table()
     lag = inodes.special(Kind.LAG, ".lag")
-    lag.lookup_n = 1
+    lag.lookup_n = 2
     inodes.forget(lag.number, 1)
     assert inodes.special(Kind.LAG, ".lag") is lag
     assert inodes.by_number[lag.number] is lag
     assert inodes.special(Kind.PRIMARY, ".primary").number != lag.number
     assert ".lag" not in inodes.by_name
+    inodes.forget(lag.number, 1)
+    assert lag.number not in inodes.by_number
+    assert inodes.special(Kind.LAG, ".lag").number != lag.number
 
 
 # ---- how long an inode lives ----

@@ -75,6 +75,16 @@ def test_an_empty_database_that_was_unlinked_does_not_come_back(world: World, re
     assert not (world.root / "dbs/a.db").exists()
 
 
+def test_an_unlinked_name_keeps_what_is_being_written_for_it(world: World) -> None:
+    world.store.create("a.db")
+    incoming = IncomingDatabase(world.store.directory("a.db"), PAGE_SIZE, 1, world.disk)
+    run(world.store.drop("a.db"))
+    incoming.write_pages(1, bytes(PAGE_SIZE))
+    incoming.finish()
+    assert (world.store.directory("a.db") / incoming.name).exists()
+    world.close()
+
+
 def test_a_database_known_by_its_journal_only_does_not_show(world: World, restart: Restart) -> None:
     world.store.create("a.db", shows=False)
     assert world.store.names() == []
