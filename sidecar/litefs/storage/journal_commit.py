@@ -20,7 +20,7 @@ Rules:
 
 from litefs.errors import CommitRefusedError, NotPrimaryError, UncapturedWriteError
 from litefs.formats.journal import JOURNAL_HEADER_SIZE, is_active, super_journal_name
-from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE, PAGE_SIZES, page_n_of, page_size_of
+from litefs.formats.sqlite_header import PAGE_SIZES, page_n_of, page_size_of
 from litefs.storage.database import Database
 from litefs.storage.free_space import ASK_PAGES
 from litefs.storage.overlay import UNLIMITED, Overlay
@@ -165,7 +165,7 @@ class RollbackJournal:
             page_size = self.database.page_size
             if not self.database.page_n:
                 page_size = self._journal_page_size()
-                if not page_size:
+                if page_size not in PAGE_SIZES:
                     raise UncapturedWriteError(f"{self.database.name}: the journal tells no page size")
                 self.database.learn_page_size(page_size)
             overlay = self.overlay = self.database.new_overlay(page_size)
@@ -356,9 +356,9 @@ class RollbackJournal:
     def _change(self, overlay: Overlay) -> Change:
         database = self.database
         page_size = overlay.page_size
-        first = self._page(overlay, 1)
-        commit = page_n_of(first) if len(first) >= DATABASE_HEADER_SIZE else 0
-        commit = commit or database.size // page_size
+        # Page 1 may count fewer than the file has, which SQLite cuts off after the commit; never more, if it is right.
+        file_page_n = database.size // page_size
+        commit = min(page_n_of(self._page(overlay, 1)) or file_page_n, file_page_n)
         pgnos = sorted(overlay.pages)
         if overlay.base_limit != UNLIMITED:
             cut = range(overlay.base_limit // page_size + 1, min(commit, database.page_n) + 1)

@@ -202,10 +202,12 @@ def test_a_write_without_a_journal_is_refused(world: World, player: Player) -> N
     assert shown(player) == player.content
 
 
-def test_a_journal_that_tells_no_page_size_is_refused(world: World) -> None:
+@pytest.mark.parametrize("page_size", [0, 1000, 131072])
+def test_a_journal_that_tells_no_page_size_is_refused(world: World, page_size: int) -> None:
     player = world.player("new.db")
     player.served.journal.create()
-    assert player.served.journal.write(0, b"\1" + bytes(JOURNAL_HEADER_SIZE)) is None
+    header = b"\1".ljust(JOURNAL_HEADER_SIZE - 4, b"\0") + page_size.to_bytes(4, "big")
+    assert player.served.journal.write(0, header) is None
     with pytest.raises(UncapturedWriteError):
         player.served.write(0, bytes(PAGE_SIZE), by_sqlite=True)
 
@@ -226,6 +228,17 @@ def test_growth_over_pages_that_are_never_written_reads_as_zeros_everywhere(worl
         assert shown(player) == replica.content == player.content
     world.tidy()
     assert world.database().base.path.read_bytes() == player.content
+
+
+def test_a_page_1_that_counts_more_pages_than_there_are_adds_none(world: World, player: Player) -> None:
+    """Whoever writes nonsense there with `sqlite_dbpage` has a broken database, and a node that goes on."""
+    replica = ModelReplica(world.database())
+    after = player.change([2])
+    after[0] = page_one(40, 50, wal=False)
+    player.commit(after)
+    replica.catch_up()
+    assert shown(player) == replica.content == player.content == b"".join(after)
+    assert world.database().page_n == 4
 
 
 @pytest.mark.parametrize("cut", ["shrunk", "dropped"])
