@@ -71,6 +71,7 @@ sqlite-suite: setup ## SQLite's own test files, run on a mount
 
 e2e: setup ## tests on a real Kubernetes cluster, started for them (as root); E2E_KUBECONFIG=... uses another
 	@scripts/setup --e2e
+	@$(if $(E2E_KUBECONFIG),,$(BIN)/python -m e2e tools)
 	$(BIN)/python -m pytest e2e $(if $(TESTS),-k "$(TESTS)")
 
 e2e-up: setup ## start the cluster of the e2e tests, and leave it running

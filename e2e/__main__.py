@@ -1,7 +1,8 @@
-"""`python -m e2e up|load|down|shell`: the test cluster for people."""
+"""`python -m e2e tools|up|load|down|shell`: the test cluster for people."""
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 
 from e2e import cluster, images
@@ -18,9 +19,15 @@ def bring_up() -> None:
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
-    actions = {"up": bring_up, "load": _load, "down": cluster.down, "shell": _shell}
+    actions: dict[str, Callable[[], object]] = {
+        "tools": find_tools,
+        "up": bring_up,
+        "load": _load,
+        "down": cluster.down,
+        "shell": _shell,
+    }
     if len(arguments) != 1 or arguments[0] not in actions:
-        print("usage: python -m e2e up|load|down|shell", file=sys.stderr)
+        print("usage: python -m e2e tools|up|load|down|shell", file=sys.stderr)
         return 2
     try:
         with cluster.claimed() if arguments[0] in {"up", "down"} else nullcontext():
