@@ -107,6 +107,46 @@ def test_a_commit_does_not_empty_the_kernel_s_cache(own_node: FilesystemNode) ->
         session.close()
 
 
+PERSIST_READER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+for line in sys.stdin:
+    connection.execute("SELECT * FROM t").fetchall()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(10):
+        connection.execute("SELECT * FROM t").fetchall()
+    print("done", flush=True)
+"""
+
+
+def test_reads_in_persist_mode_ask_the_server_nothing(own_node: FilesystemNode) -> None:
+    """Although a journal is there, of which SQLite reads the header at each read transaction if it is not empty."""
+    session = Session(own_node, "db")
+    writer = session.connect()
+    writer.sql("PRAGMA journal_mode = PERSIST")
+    writer.sql("CREATE TABLE t AS SELECT 0 AS n")
+    reader = subprocess.Popen(
+        [sys.executable, "-c", PERSIST_READER, str(session.path())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+    def answers_after_a_commit() -> bool:
+        writer.sql("UPDATE t SET n = n + 1")
+        assert session.exists("db-journal")
+        return _answers_alone(own_node, reader)
+
+    try:
+        assert any(answers_after_a_commit() for _ in range(3))
+    finally:
+        os.kill(own_node.pid, signal.SIGCONT)
+        children.end(reader, free=own_node.free)
+        session.close()
+
+
 def _answers_alone(node: FilesystemNode, reader: "subprocess.Popen[str]") -> bool:
     """Whether the reader does its calls while the filesystem process is stopped."""
     assert reader.stdin is not None

@@ -16,6 +16,8 @@ Rules:
     1. A transaction that ends without net change always succeeds, whoever ends it.
     2. A write after a prepare makes the prepared image worthless; it is voided before anything is answered.
     3. Nothing is dropped by us: the kernel has the pages cached. SQLite rolls back, we compare.
+    4. A journal whose header is zeroed becomes empty: that readers learn from its attributes, which the kernel has. Of
+       a longer one they would read the header each time: two requests, four as root (decision 017).
 """
 
 from litefs.errors import CommitRefusedError, NotPrimaryError, UncapturedWriteError
@@ -80,7 +82,10 @@ class RollbackJournal:
 
     def _finish_and_write(self, data: bytes) -> Steps[None]:
         yield from self._finish()
-        self._file().write(0, data)
+        if any(data):
+            self._file().write(0, data)
+        else:
+            self._file().truncate(0)  # rule 4
         self.is_active = False
 
     def truncate(self, size: int) -> Steps[None]:
