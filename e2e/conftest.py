@@ -8,6 +8,7 @@ Variables:
 
 import os
 import secrets
+import signal
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,6 +25,9 @@ from e2e.kubectl import GONE_TIMEOUT_S, Kubectl
 from e2e.layout import KUBECONFIG, PROGRAMS_LINK
 from e2e.target import Target
 from e2e.tools import find_helm, find_tools
+
+# Whoever ends the run early, as a time limit does, leaves no cluster behind either.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 _LINES = pytest.StashKey[list[str]]()
 _TOLD = pytest.StashKey[list[Kubectl]]()

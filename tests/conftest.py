@@ -1,11 +1,16 @@
 """Fixtures and options of the whole test suite."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 
 # Deterministic: the same examples in every run, so that a failure in CI is a failure at the desk.
 settings.register_profile("litefs", derandomize=True, deadline=None)
 settings.load_profile("litefs")
+
+# Whoever ends the run early, as a time limit does, leaves no node and no mount behind either.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
