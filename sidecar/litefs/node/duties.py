@@ -77,7 +77,7 @@ class NodeDuties:
         self._note(answer.databases)
 
     def begin_to_lead(self) -> None:
-        """Ends the appliers.
+        """Ends the stream and the appliers.
 
         Raises:
             LockHeldError: one of them does not end; applications could not write.
@@ -87,13 +87,21 @@ class NodeDuties:
             raise LockHeldError("the appliers do not end")
 
     def follow(self, holder: Holder | None) -> None:
-        """Starts the appliers if they do not run, and receives from `holder` if there is one."""
+        """Starts the appliers if they do not run, and receives from `holder` if there is one.
+
+        Raises:
+            LockHeldError: the stream of another one does not end.
+        """
         self._following.begin(self._databases())
         if holder is not None and holder.advertise_url:
             self._following.receive_from(holder, self._node_id)
 
     def stop_receiving(self) -> None:
-        """Ends the stream."""
+        """Ends the stream.
+
+        Raises:
+            LockHeldError: it does not end; what it brings would be in a log that applications write.
+        """
         self._following.stop_receiving()
 
     def must_follow(self) -> bool:

@@ -4,11 +4,11 @@ Two things end separately. Receiving ends first, when this node is about to beco
 appliers go on until all that was received is applied, and let go of the databases only when the lease is ours.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from litefs.errors import LockHeldError
 from litefs.lease.lease import Holder
 from litefs.link import messages as m
 from litefs.link.settings import NodeSettings
@@ -21,8 +21,6 @@ from litefs.node.shm_guard import ShmGuard
 
 STOP_TIMEOUT_S = 5.0
 """A thread that applies or receives ends within milliseconds; one that waits for the disk may take longer."""
-
-_log = logging.getLogger("litefs.node")
 
 
 class Following:
@@ -66,7 +64,11 @@ class Following:
             self._replicas.start(databases)
 
     def receive_from(self, holder: Holder, node_id: int) -> None:
-        """Follows a primary from now on; nothing if it does already. `begin` was called before."""
+        """Follows a primary from now on; nothing if it does already. `begin` was called before.
+
+        Raises:
+            LockHeldError: the stream of another one does not end. Try again.
+        """
         if self._follower is not None and self._holder == holder:
             return
         self.stop_receiving()
@@ -99,12 +101,17 @@ class Following:
             replicas.not_reached(name, txid)
 
     def stop_receiving(self) -> None:
-        """Ends the stream; when this returns, nothing of it comes in any more."""
-        follower, self._follower = self._follower, None
+        """Ends the stream; when this returns, nothing of it comes in any more.
+
+        Raises:
+            LockHeldError: something of it is still on its way into a log. Try again.
+        """
+        follower = self._follower
         if follower is not None:
             follower.stop()
             if not follower.join(STOP_TIMEOUT_S):
-                _log.error("the stream does not end")
+                raise LockHeldError("the stream does not end")
+            self._follower = None
             self._link.send(m.SetPrimary(""))
 
     def catch_up(self, timeout_s: float) -> str:
