@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -49,6 +50,18 @@ def _check_address(value: str) -> str:
     match = _ADDRESS.fullmatch(value)
     if match is None or int(match["port"]) > 65535:
         raise ValueError(f'"{value}" is not an address: write "host:port", or ":port" for every interface')
+    return value
+
+
+def _check_node_url(value: str) -> str:
+    """Accepts what leads to a host: nodes would take any other for one of this machine."""
+    try:
+        parts = urlsplit(value)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if value and not is_url:
+        raise ValueError(f'"{value}" is not the URL of a node: write "http://HOST:PORT"')
     return value
 
 
@@ -190,7 +203,7 @@ class LeaseSection(Section):
 
     type: LeaseType
     hostname: str = ""
-    advertise_url: str = ""
+    advertise_url: Annotated[str, AfterValidator(_check_node_url)] = ""
     candidate: Flag = True
     promote: Flag = False
     reconnect_delay: DurationS = Field(default=1.0, ge=0)

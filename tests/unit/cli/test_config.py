@@ -125,8 +125,8 @@ def test_one_command_may_stand_inline(load: Load) -> None:
 
 
 def test_text_stays_text(load: Load) -> None:
-    lease = load("lease: {type: static, hostname: no, advertise-url: 12:30}").lease
-    assert (lease.hostname, lease.advertise_url) == ("no", "12:30")
+    lease = load("lease: {type: static, hostname: no, consul: {key: 12:30}}").lease
+    assert (lease.hostname, lease.consul.key) == ("no", "12:30")
 
 
 @pytest.mark.parametrize(("word", "expected"), [("true", True), ("yes", True), ("On", True), ("FALSE", False)])
@@ -162,6 +162,15 @@ def test_expands_variables_before_reading(load: Load) -> None:
         (MINIMAL + "data:\n  retention-monitor-interval: 0s", "litefs.yml:3: data.retention-monitor-interval: input"),
         (MINIMAL + "skip-sync: maybe", 'litefs.yml:2: skip-sync: "maybe" is not a boolean: write true or false'),
         (MINIMAL + "http:\n  addr: 20202", 'litefs.yml:3: http.addr: "20202" is not an address: '),
+        (
+            "lease:\n  type: static\n  advertise-url: 'p:1'",
+            'litefs.yml:3: lease.advertise-url: "p:1" is not the URL of ',
+        ),
+        ("lease: {type: static, advertise-url: 'http://:1'}", 'litefs.yml:1: lease.advertise-url: "http://:1" is not '),
+        (
+            "lease: {type: static, advertise-url: 'http://p:x'}",
+            'litefs.yml:1: lease.advertise-url: "http://p:x" is not ',
+        ),
         (MINIMAL + "http: {addr: ':70000'}", 'litefs.yml:2: http.addr: ":70000" is not an address: '),
         (MINIMAL + "data: {overlay-memory: lots}", 'litefs.yml:2: data.overlay-memory: "lots" is not a size: '),
         (MINIMAL + "data: {overlay-memory: 1KB}", "litefs.yml:2: data.overlay-memory: input should be greater than"),
