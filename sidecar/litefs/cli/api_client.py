@@ -4,7 +4,7 @@ import http.client
 import os
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from litefs.cli.api_token import read_token
@@ -52,28 +52,27 @@ def request(
         ConfigError: `base_url` is no http URL, or the token in the environment is none.
         PeerError: the node cannot be reached, went silent, or answered with an error; the message carries its words.
     """
-    connection = _connection(base_url, SILENCE_S_MAX if silence_s is None else silence_s)
+    wait_s = SILENCE_S_MAX if silence_s is None else silence_s
+    connection = _connection(base_url, wait_s)
     headers = {"Content-Length": str(body_bytes)} if body is not None else {}
     if token is None:
         token = read_token(os.environ)
     if token:
         headers["Authorization"] = f"Bearer {token}"
     target = path + ("?" + urllib.parse.urlencode(query) if query else "")
-    try:
+    where = f"{base_url}{path}"
+    with ExitStack() as opened:
+        opened.callback(connection.close)
         try:
-            response = _response(connection, method, target, body, headers)
-        except OSError as error:
-            raise PeerError(f"{base_url}{path}: {error}") from error
-        if response.status != http.HTTPStatus.OK:
-            with _deadline(connection):
-                text = response.read(_ERROR_BODY_BYTES_MAX).decode(errors="replace").strip()
-            raise PeerError(f"{base_url}{path}: {response.status} {text or response.reason}")
-        yield response
-    except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
-        # Of reading the response. Other OSErrors are the caller's, from what it does with the bytes.
-        raise PeerError(f"{base_url}{path}: {str(error) or type(error).__name__}") from error
-    finally:
-        connection.close()
+            try:
+                _send(connection, method, target, body, headers)
+                response = _response(connection, wait_s, where, opened)
+            except OSError as error:
+                raise PeerError(f"{where}: {error}") from error
+            yield response
+        except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
+            # Of reading the response. Other OSErrors are the caller's, from what it does with the bytes.
+            raise PeerError(f"{where}: {str(error) or type(error).__name__}") from error
 
 
 def _connection(base_url: str, silence_s: float) -> http.client.HTTPConnection:
@@ -87,19 +86,23 @@ def _connection(base_url: str, silence_s: float) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(parts.hostname, port or 80, timeout=silence_s, blocksize=1 << 20)
 
 
-def _response(
+def _send(
     connection: http.client.HTTPConnection, method: str, target: str, body: Readable | None, headers: dict[str, str]
-) -> http.client.HTTPResponse:
+) -> None:
     try:
         connection.request(method, target, body=body, headers=headers)
     except (BrokenPipeError, ConnectionResetError):
         if connection.sock is None:
             raise  # there never was a connection
         # The node answered before it had read everything, most likely with a refusal that says why.
-    with _deadline(connection):
-        return connection.getresponse()
 
 
-def _deadline(connection: http.client.HTTPConnection) -> Deadline:
-    assert connection.timeout is not None
-    return Deadline(connection.sock, connection.timeout, "answer")
+def _response(
+    connection: http.client.HTTPConnection, wait_s: float, where: str, opened: ExitStack
+) -> http.client.HTTPResponse:
+    with Deadline(connection.sock, wait_s, "answer"):
+        response = opened.enter_context(connection.getresponse())
+        if response.status != http.HTTPStatus.OK:
+            text = response.read(_ERROR_BODY_BYTES_MAX).decode(errors="replace").strip()
+            raise PeerError(f"{where}: {response.status} {text or response.reason}")
+    return response

@@ -25,8 +25,8 @@ def request_handoff(url: str, caller: Caller) -> None:
         connection.connect()
         with Deadline(connection.sock, TIMEOUT_S, "answer"):
             connection.request("POST", f"/handoff?nodeID={caller.node_id:016X}", headers=caller.headers())
-            response = connection.getresponse()
-            reason = response.read(REASON_BYTES_MAX).decode("utf-8", "replace").strip()
+            with connection.getresponse() as response:
+                reason = response.read(REASON_BYTES_MAX).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:
         raise HandoffRefusedError(f"the primary at {url} cannot be asked: {error}") from error
     finally:
