@@ -192,7 +192,6 @@ class SnapshotOpened(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot-op
 
     Attributes:
         base_txid: S: the base file is complete up to here; newer pages lie in the log.
-        log_end: bytes of the log that belong to the snapshot: (first txid of the segment, end offset).
         aside_path: sparse file with the old content of base pages overwritten since; page i at i-1 times page size.
         aside_map_path: one byte per page, set before the base page is overwritten.
     """

@@ -66,13 +66,11 @@ class FollowerState:
         is_connected: a stream is open.
         is_ready: the primary has said once that we have caught up.
         timestamp_ms: newest time stamp of the primary, Unix milliseconds; -1: none yet.
-        cluster_id: as the primary names it; "" while unknown.
     """
 
     is_connected: bool = False
     is_ready: bool = False
     timestamp_ms: int = -1
-    cluster_id: str = ""
 
 
 class Follower:
@@ -184,9 +182,7 @@ class Follower:
         if response.status != HTTPStatus.OK:
             error = PeerRefusedError if response.status in REFUSALS else PeerError
             raise error(f"{response.status} {self._reason_of(response)}")
-        cluster_id = response.headers.get("litefs-cluster-id", "")
-        self._caller.cluster.check(cluster_id)
-        self.state.cluster_id = cluster_id
+        self._caller.cluster.check(response.headers.get("litefs-cluster-id", ""))
         self.state.is_connected = True
         self._complaint = ""
         self._replicas.tell(m.SetPrimary(self._hostname or self._host))

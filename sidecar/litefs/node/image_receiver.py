@@ -56,7 +56,6 @@ class ImageReceiver:
         self.size = 0
         self.spool_path: Path | None = None
         self.is_replacement = False
-        self.checksum = 0
 
     @property
     def header(self) -> LtxHeader:
@@ -119,10 +118,10 @@ class ImageReceiver:
             OSError: the disk is full or failed.
         """
         if self._incoming is not None:
-            self.checksum = self._incoming.finish()
-            if self.checksum != self.post_apply and self.header.commit:
+            checksum = self._incoming.finish()
+            if checksum != self.post_apply and self.header.commit:
                 raise FormatError(
-                    f"{self._name}: pages of the snapshot give {self.checksum:016x}, not {self.post_apply:016x}"
+                    f"{self._name}: pages of the snapshot give {checksum:016x}, not {self.post_apply:016x}"
                 )
         if self._fd >= 0:
             os.close(self._fd)

@@ -46,7 +46,6 @@ from litefs.storage.must_follow import MustFollow
 _log = logging.getLogger("litefs.node")
 
 CommittedCallback = Callable[[m.Committed], None]
-RoleCallback = Callable[[Role], None]
 
 SESSION_FILE = "consul-session"
 """In the data directory: what the next process of this node takes the lease up by."""
@@ -73,7 +72,6 @@ class Node:
         self._may_lead = settings.candidate or settings.primary
         self._databases: dict[str, m.DatabaseInfo] = {}
         self._callbacks: list[CommittedCallback] = []
-        self._role_callbacks: list[RoleCallback] = []
         self._lock = threading.Lock()
         self._link_closed: Callable[[], None] = lambda: None
         self._leaving: Callable[[], None] = lambda: None
@@ -187,11 +185,6 @@ class Node:
         if self._duties is not None:
             self._duties.streams = streams
 
-    def on_role(self, callback: RoleCallback) -> None:
-        """Has `callback` called after each change of the role, on the role's thread."""
-        with self._lock:
-            self._role_callbacks = [*self._role_callbacks, callback]
-
     def counters(self) -> RoleCounters:
         """Returns what happened to role and lease so far; the object goes on counting."""
         return self._driver.counters if self._driver is not None else RoleCounters()
@@ -258,13 +251,9 @@ class Node:
         except (HandoffRefusedError, NotCandidateError, OSError) as error:
             _log.warning("lease.promote: %s", error)
 
-    def _take_role(self, role: Role) -> None:
-        with self._lock:
-            callbacks = self._role_callbacks
+    def _take_role(self, _role: Role) -> None:
         if self._duties is not None:
             self._duties.streams.role_changed()
-        for callback in callbacks:
-            callback(role)
 
     def _take_silence(self, is_silent: bool) -> None:
         if self._driver is not None:

@@ -110,19 +110,6 @@ class Region:
         """Returns the page numbers of the 0-based entries `start`..`stop`."""
         return self.words[self._first_word + start : self._first_word + stop].tolist()
 
-    def reachable_entries(self) -> dict[int, list[int]]:
-        """Returns for each page number the 1-based entries its hash chain leads to; for tests of I6."""
-        found: dict[int, list[int]] = {}
-        for value in self._slots.tolist():
-            if value:
-                pgno = self.words[self._first_word + value - 1]
-                slot = hash_slot(pgno)
-                while self._slots[slot] not in (0, value):
-                    slot = slot + 1 & _SLOT_MASK
-                if self._slots[slot] == value:
-                    found.setdefault(pgno, []).append(value)
-        return found
-
     def copy_from(self, other: "Region") -> None:
         """Takes over entries and hash of another region; the headers of the first region stay."""
         first = self._first_word
@@ -243,10 +230,6 @@ class WalIndexMap:
             private.append(0, part)
             self._region(index).copy_from(private)
             done += len(part)
-
-    def region(self, index: int) -> Region:
-        """Returns a region, mapping it if need be; for tests of I6."""
-        return self._region(index)
 
     def _region(self, index: int) -> Region:
         while len(self._regions) <= index:
