@@ -10,6 +10,7 @@ open connections notice. Ours do not need it, for their inode is dead: docs/deci
 Source: LiteFS 0.5.14, POST /import; sqlite.org/fileformat2.html, section 1.3.7 (when the page count counts).
 """
 
+import asyncio
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
@@ -62,7 +63,8 @@ class DatabaseImport:
             await loop.run_in_executor(self._executor, self._write_run, replacement)
             if self._pgno <= self._page_n:
                 raise UnusableBodyError(f"read page {self._pgno}: {'unexpected EOF' if self._buffer else 'EOF'}")
-            await loop.run_in_executor(self._executor, replacement.commit)
+            # It may wait for an application and for the disk, and must not keep streams from their threads meanwhile.
+            await asyncio.to_thread(replacement.commit)
         finally:
             await loop.run_in_executor(self._executor, replacement.abort)
 

@@ -111,6 +111,11 @@ class FakeNode:
         self.handed_to: list[int] = []
         self.handoff_timeouts_s: list[float] = []
         self._random = random.Random(1)
+        self.may_import = threading.Event()
+        """Imports wait for it, as for an application that holds a lock."""
+        self.may_import.set()
+        self.importing: list[str] = []
+        """Databases whose imports wait for it, or have waited."""
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[Committed], None]] = []
         self.is_listening = False
@@ -273,6 +278,8 @@ class FakeReplacement:
 
     def commit(self) -> None:
         assert self._incoming is not None
+        self._node.importing.append(self._name)
+        assert self._node.may_import.wait(20.0)
         checksum, path = self._incoming.finish(), self._directory / self._incoming.name
         self._incoming = None
         content = path.read_bytes()

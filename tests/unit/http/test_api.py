@@ -5,6 +5,8 @@ import http.client
 import json
 import re
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from litefs.formats.stream import encode_position_map
+from litefs.http.service import WORKER_THREADS
 from tests.unit.http.fake_node import NODE_ID, FakeNode
 from tests.unit.http.serving import Served, pos
 
@@ -403,6 +406,18 @@ def test_a_client_that_leaves_during_an_import_leaves_nothing_behind(
         pass  # the server has not noticed yet
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
     assert served.request("GET", "/export?name=a.db").body == _as_imported(content)
+
+
+def test_imports_that_wait_for_applications_hold_up_nobody_else(tmp_path: Path, node: FakeNode, served: Served) -> None:
+    content = _sqlite_file(tmp_path / "source.db")
+    node.may_import.clear()
+    with ThreadPoolExecutor(WORKER_THREADS) as pool:
+        imports = [pool.submit(served.request, "POST", f"/import?name={n}.db", content) for n in range(WORKER_THREADS)]
+        while len(node.importing) < WORKER_THREADS:
+            time.sleep(0.001)
+        assert served.request("GET", "/metrics").status == 200  # takes one of the threads that streams take
+        node.may_import.set()
+        assert [each.result().status for each in imports] == [200] * WORKER_THREADS
 
 
 def test_events_begin_with_the_role_and_tell_every_transaction(node: FakeNode, served: Served) -> None:
