@@ -10,7 +10,7 @@ from litefs.cli.flags import Arguments, Flag, HelpRequestedError, Usage
 from litefs.cli.status_command import format_time, table
 from litefs.cli.stored_images import StoredImage, images_in
 from litefs.cli.units import format_size
-from litefs.errors import ConfigError, FormatError
+from litefs.errors import ConfigError, FormatError, LiteFSError
 from litefs.formats.checksum import page_checksum
 from litefs.formats.ltx import HEADER_SIZE, TRAILER_SIZE, LtxHeader, LtxTrailer, image_name
 from litefs.formats.ltx_decoder import LtxDecoder
@@ -90,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
 
     Raises:
         ConfigError: wrong usage.
-        LiteFSError: a path is no place of images.
+        LiteFSError: a path is no place of images, or retention removed an image before it was read.
         FormatError: `list` or `dump` met a bad image.
     """
     verb = arguments[0] if arguments else ""
@@ -100,7 +100,10 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"litefs ltx {verb}: unknown command\n\n{_OVERVIEW.rstrip()}")
     parsed = _USAGES[verb].parse(arguments[1:])
     images = _images(parsed)
-    return {"list": _list, "dump": _dump, "verify": _verify}[verb](images)
+    try:
+        return {"list": _list, "dump": _dump, "verify": _verify}[verb](images)
+    except FileNotFoundError as error:
+        raise LiteFSError(f"{error.filename}: removed meanwhile, as retention does: try again") from error
 
 
 def _images(parsed: Arguments) -> Iterator[StoredImage]:

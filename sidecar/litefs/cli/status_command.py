@@ -138,10 +138,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def format_time(timestamp_ms: int) -> str:
-    """Returns a Unix time in milliseconds as UTC text; a dash when it is unknown."""
-    if not timestamp_ms:
+    """Returns a Unix time in milliseconds as UTC text; a dash when it is unknown, or none."""
+    try:
+        return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S") if timestamp_ms else "-"
+    except (ValueError, OverflowError):
         return "-"
-    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _database_row(database: DatabaseStatus) -> tuple[str, ...]:

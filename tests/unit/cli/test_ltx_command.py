@@ -95,6 +95,26 @@ def test_lists_images(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [line[2] for line in lines[1:]] == [f"{checksum_after(txid):016x}" for txid in (1, 2, 3)]
 
 
+def test_lists_an_image_whose_time_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = image(2)
+    path = tmp_path / image_name(2, 2)
+    path.write_bytes(whole[:32] + b"\x7f" * 8 + whole[40:])
+    code, text = run(capsys, "list", path)
+    assert (code, text.split()[-3]) == (0, "-"), text
+
+
+@pytest.mark.parametrize("verb", ["list", "dump", "verify"])
+def test_an_image_that_retention_removes_meanwhile_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    (tmp_path / image_name(2, 2)).symlink_to("gone")  # it is in the directory, and not there when it is opened
+    code, text = run(capsys, verb, tmp_path)
+    assert (code, text) == (
+        1,
+        f"ERROR: {tmp_path / image_name(2, 2)}: removed meanwhile, as retention does: try again\n",
+    )
+
+
 def test_dumps_pages_with_their_checksums(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = run(capsys, "dump", files / image_name(2, 2))
     assert code == 0
