@@ -133,7 +133,7 @@ class Leaving(msgspec.Struct, frozen=True, tag="leaving"):
 
 
 class StepDown(msgspec.Struct, frozen=True, tag="step-down"):
-    """Supervisor to node process: refuse commits and give up the lease; the end of this node is near."""
+    """Supervisor to node process: give up a lease that another node can have, and make the mount safe to detach."""
 
 
 class SteppedDown(msgspec.Struct, frozen=True, tag="stepped-down"):
