@@ -42,6 +42,9 @@ SILENCE_MAX_S = 5.0
 """The primary sends a heartbeat each second."""
 
 REASON_BYTES_MAX = 1024
+RECONNECT_DELAY_S_MIN = 0.01
+"""Without a pause, a primary that is away would cost its replicas a processor each."""
+
 BACKOFF_MAX_FACTOR = 8
 
 REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.CONFLICT})
@@ -92,7 +95,7 @@ class Follower:
         self._hostname = hostname
         self._caller = caller
         self._data_dir = data_dir
-        self._reconnect_delay_s = reconnect_delay_s
+        self._reconnect_delay_s = max(reconnect_delay_s, RECONNECT_DELAY_S_MIN)
         self._replicas = replicas
         self._on_handed = on_handed
         self._taking = threading.Lock()
