@@ -2,7 +2,7 @@
 
 import time
 
-from litefs.lease.lease import Identity, Lease
+from litefs.lease.lease import Holder, Identity, Lease
 from litefs.node.election import successor
 from litefs.node.lease_watch import Ask, Inbox
 from litefs.node.role_duties import Duties
@@ -87,11 +87,11 @@ class HandingOver:
 
     def _await_taking(self, deadline: float) -> str:
         """Waits until another node has taken the lease. Returns "", or why that cannot be waited for any more."""
-        own_url = self._identity.advertise_url
+        self._inbox.await_taking(lambda: self._has_moved_to(self._inbox.holder), deadline - time.monotonic())
+        # Asked anew, for the watcher may be behind: who has taken it and accepts commits must not lose it again.
+        if self._has_moved_to(self._inbox.holder) or self._has_moved_to(self._lease.holder()):
+            return ""
+        return "the target node did not take the lease over in time"
 
-        def has_moved() -> bool:
-            holder = self._inbox.holder
-            return holder is None or holder.advertise_url != own_url
-
-        self._inbox.await_taking(has_moved, deadline - time.monotonic())
-        return "" if has_moved() else "the target node did not take the lease over in time"
+    def _has_moved_to(self, holder: Holder | None) -> bool:
+        return holder is None or holder.advertise_url != self._identity.advertise_url

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from litefs.errors import HandoffRefusedError
+from litefs.node import role_driver
 from litefs.node.cluster_id import ClusterId
 from litefs.node.roles import Role
 from tests.unit.node.fake_duties import Make, eventually
@@ -56,6 +57,19 @@ def test_whoever_waits_for_another_node_to_take_the_lease_lets_other_threads_run
     with spending_at_most(LITTLE_CPU_S):
         a.driver.stop()
     assert a.driver.role is Role.STOPPED
+
+
+def test_a_lease_that_was_taken_is_not_taken_away_again_by_a_primary_that_has_not_noticed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(role_driver, "HANDOFF_TIMEOUT_S", 0.2)
+    cluster = make("ab")
+    a, b = cluster.start()
+    monkeypatch.setattr(a.driver._inbox, "see", lambda _holder: None)  # what it watches by hangs
+    a.driver.hand_off(ord("b"))
+    eventually(lambda: a.following == "b")
+    assert b.accepts
+    assert b.driver.counters.demotions == 0
 
 
 def test_a_lease_that_is_handed_to_its_holder_does_not_keep_it_busy(make: Make) -> None:
