@@ -255,18 +255,30 @@ class BaseFile(Retirable):
 
         Returns:
             The aside; its two files live until `close_aside`.
+
+        Raises:
+            OSError: the disk is full or failed; nothing is left of it.
         """
         path = self.path.with_name(f"aside-{snapshot_id}")
         map_path = self.path.with_name(f"aside-{snapshot_id}.map")
         fd = self._disk.open("aside.open", path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        map_fd = self._disk.open("aside.open_map", map_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
-            self._disk.truncate("aside.size_map", map_fd, page_n + 1)
-            view = mmap.mmap(map_fd, page_n + 1)
-        finally:
-            os.close(map_fd)
+            view = self._make_map(map_path, page_n + 1)
+        except OSError:
+            self._disk.close("aside.close", fd)
+            for left_over in (path, map_path):
+                left_over.unlink(missing_ok=True)
+            raise
         aside = self.asides[snapshot_id] = Aside(snapshot_id, txid, base_txid, page_n, path, map_path, fd, view)
         return aside
+
+    def _make_map(self, path: Path, size: int) -> mmap.mmap:
+        fd = self._disk.open("aside.open_map", path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            self._disk.truncate("aside.size_map", fd, size)
+            return mmap.mmap(fd, size)
+        finally:
+            os.close(fd)
 
     def close_aside(self, snapshot_id: int) -> None:
         """Ends a snapshot; one that is unknown is fine."""

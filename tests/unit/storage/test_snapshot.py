@@ -1,5 +1,6 @@
 """Snapshots: exactly the state of one position, whatever is committed while they are read."""
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -168,6 +169,21 @@ def test_a_full_disk_gives_the_snapshot_up_and_not_the_commit(world: World) -> N
     with pytest.raises(CorruptStateError, match="no space"):
         read_rest(reader.pages())
     reader.close()
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_a_snapshot_that_cannot_be_begun_leaves_nothing(world: World, call: int) -> None:
+    player = world.player()
+    world.commit(player, range(1, 9))
+    database = world.database()
+    before = len(os.listdir("/proc/self/fd"))
+    assert isinstance(world.disk, FaultyDisk)
+    world.disk.fail_at = len(world.disk.calls) + call
+    with pytest.raises(OSError, match=r"injected at call \d+, aside"):
+        open_snapshot(database)
+    assert not database.base.asides
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not list(database.directory.glob("aside-*"))
 
 
 def test_a_snapshot_closed_while_a_layer_is_written_disturbs_nothing(world: World) -> None:
