@@ -93,9 +93,9 @@ class ShmGuard:
     def _map(self, name: str) -> bool:
         fd = os.open(os.path.join(self._mount_dir, name + "-shm"), os.O_RDWR | os.O_CLOEXEC)
         try:
-            if os.fstat(fd).st_size < MAPPED_BYTES:
-                return False
             mapped = mmap.mmap(fd, MAPPED_BYTES)
+        except ValueError:
+            return False  # it is shorter yet
         finally:
             os.close(fd)
         mapped[UNUSED_OFFSET : UNUSED_OFFSET + 4] = bytes(4)
