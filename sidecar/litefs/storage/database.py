@@ -359,30 +359,29 @@ class Database:
 
         Raises nothing: what the base cannot take now waits in a layer and is tried again.
         """
-        base, durable, size = self.base, self.log.durable_txid, self.page_n * self.page_size
-        pages = overlay.pages
-        first = overlay.get(1)
-        if first is not None:
-            self.wal_mode = is_wal_mode(first)
-        if len(pages) > DIRECT_PAGES_MAX or base.committed_size() - size > DIRECT_SHRINK_BYTES:
-            overlay.truncate(size)  # SQLite cuts the file later, and it may grow again before the layer is written
-            base.push_layer(overlay, txid, size)
-            return
+        base, size = self.base, self.page_n * self.page_size
         try:
-            if (limit := min(overlay.base_limit, size)) < base.committed_size():
-                base.resize(limit, txid, durable)
-            for pgno in sorted(pages):
-                if pgno <= self.page_n:
-                    page = overlay.get(pgno)
-                    assert page is not None
-                    base.put(pgno, page, txid, durable)
-            if base.committed_size() != size:
-                base.resize(size, txid, durable)
+            if (first := overlay.get(1)) is not None:
+                self.wal_mode = is_wal_mode(first)
+            if len(overlay) <= DIRECT_PAGES_MAX and base.committed_size() - size <= DIRECT_SHRINK_BYTES:
+                self._lay_down_now(overlay, txid, size)
+                return
         except OSError as error:
             _log.warning("%s: base file: %s; the pages wait in memory", self.name, error)
-            overlay.truncate(size)
-            base.push_layer(overlay, txid, size)
-            return
+        overlay.truncate(size)  # SQLite cuts the file later, and it may grow again before the layer is written
+        base.push_layer(overlay, txid, size)
+
+    def _lay_down_now(self, overlay: Overlay, txid: int, size: int) -> None:
+        base, durable = self.base, self.log.durable_txid
+        if (limit := min(overlay.base_limit, size)) < base.committed_size():
+            base.resize(limit, txid, durable)
+        for pgno in sorted(overlay.pages):
+            if pgno <= self.page_n:
+                page = overlay.get(pgno)
+                assert page is not None
+                base.put(pgno, page, txid, durable)
+        if base.committed_size() != size:
+            base.resize(size, txid, durable)
         overlay.close()
 
     # ---- durability, off the loop ----

@@ -230,6 +230,18 @@ def test_growth_over_pages_that_are_never_written_reads_as_zeros_everywhere(worl
     assert world.database().base.path.read_bytes() == player.content
 
 
+def test_a_commit_stands_whose_pages_the_disk_does_not_give_back_at_once(world: World, player: Player) -> None:
+    after = player.change(range(1, 81))
+    player.begin(after, sync=True)
+    for pgno in range(80, 0, -1):  # so that page 1 is among those that spill
+        player.served.write((pgno - 1) * PAGE_SIZE, after[pgno - 1], by_sqlite=True)
+    run(player.served.sync())
+    faulty(world).fail_at = len(faulty(world).calls) + 1
+    player.end(JournalEnd.DELETE)
+    assert faulty(world).calls[faulty(world).fail_at - 1] == "overlay.read"
+    assert shown(player) == b"".join(after)
+
+
 def test_a_page_1_that_counts_more_pages_than_there_are_adds_none(world: World, player: Player) -> None:
     """Whoever writes nonsense there with `sqlite_dbpage` has a broken database, and a node that goes on."""
     replica = ModelReplica(world.database())
