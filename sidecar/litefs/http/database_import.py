@@ -11,7 +11,6 @@ Source: LiteFS 0.5.14, POST /import; sqlite.org/fileformat2.html, section 1.3.7 
 """
 
 import asyncio
-from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 
@@ -49,7 +48,7 @@ class DatabaseImport:
             UnusableBodyError: the body is no SQLite database, or cut short; nothing was replaced.
             NotPrimaryError: this node may not change databases; nothing was replaced.
         """
-        loop = get_running_loop()
+        loop = asyncio.get_running_loop()
         header = await self._read_header(chunks)
         self._page_size, self._page_n = header.page_size, self._page_n_of(header)
         for field in _ZEROED_FIELDS:
