@@ -160,7 +160,8 @@ class ConsulClient:
         Returns:
             The index to ask with next, 0 where the answer has none; and the key.
         """
-        params = {"index": index, "wait": f"{wait_s:.3f}s"} if index and wait_s else {}
+        wait_ms = round(wait_s * 1000)  # 0 would be five minutes to Consul
+        params = {"index": index, "wait": f"{wait_ms}ms"} if index and wait_ms else {}
         self._http.timeout = self._timeout_s + (wait_s * 17 / 16 + WAIT_SLACK_S if params else 0.0)
         answer: tuple[int, Entry | None] = self._request(self._http.get, _indexed_entry, f"/v1/kv/{key}", params=params)
         return answer

@@ -98,6 +98,14 @@ def test_a_session_that_is_gone_is_told_from_a_consul_that_is(agent: ConsulAgent
         nobody.renew_session(session)
 
 
+@pytest.mark.parametrize("wait_s", [0.0, 0.0004, 0.01])
+def test_a_wait_is_as_short_as_it_is_meant(agent: ConsulAgent, wait_s: float) -> None:
+    client = ConsulClient(ConsulAddress.parse(agent.url, {}), 1.0)
+    client.put("waited-for", b"x")
+    index, _ = client.wait_for("waited-for", 0, 0.0)
+    assert client.wait_for("waited-for", index, wait_s)[0] == index
+
+
 def test_a_ttl_that_consul_refuses_is_an_error_with_its_reason(agent: ConsulAgent) -> None:
     client = ConsulClient(ConsulAddress.parse(agent.url, {}), TIMEOUT_S)
     with pytest.raises(LeaseUnavailableError, match="TTL"):
