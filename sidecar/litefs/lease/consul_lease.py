@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from litefs.errors import LeaseLostError, LeaseUnavailableError
 from litefs.lease.consul_client import ConsulAddress, ConsulClient, Entry
@@ -151,6 +152,8 @@ class ConsulLease:
         try:
             fields = json.loads(entry.value)
             hostname, url = str(fields["hostname"]), str(fields["advertise-url"])
+            parts = urlsplit(url)
+            url = url if parts.hostname and parts.port != 0 else ""  # else a replica would look on its own machine
         except (ValueError, TypeError, KeyError):
             hostname = url = ""
         self._seen_term = entry.session

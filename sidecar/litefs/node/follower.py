@@ -91,7 +91,8 @@ class Follower:
     ) -> None:
         """Args: caller: this node; on_handed: takes the lease."""
         parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "localhost", parts.port or 20202
+        assert parts.hostname, "a URL that names no host is refused where it is read"
+        self._host, self._port = parts.hostname, parts.port or 20202
         self._hostname = hostname
         self._caller = caller
         self._data_dir = data_dir

@@ -20,7 +20,8 @@ def request_handoff(url: str, caller: Caller) -> None:
         HandoffRefusedError: it refused, or could not be asked.
     """
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "localhost", parts.port or 20202, timeout=TIMEOUT_S)
+    assert parts.hostname, "a URL that names no host is refused where it is read"
+    connection = http.client.HTTPConnection(parts.hostname, parts.port or 20202, timeout=TIMEOUT_S)
     try:
         connection.connect()
         with Deadline(connection.sock, TIMEOUT_S, "answer"):

@@ -12,6 +12,7 @@ import pytest
 from litefs.errors import ConfigError, LeaseLostError, LeaseUnavailableError
 from litefs.lease.consul_client import ConsulAddress, ConsulClient
 from litefs.lease.consul_lease import ConsulLease, ConsulTerms
+from litefs.lease.lease import Identity
 from tests.support.consul import ConsulAgent
 from tests.support.litefs_node import free_port
 from tests.unit.lease.worlds import identity_of
@@ -120,6 +121,20 @@ def test_a_file_that_a_crash_left_keeps_nobody_from_the_lease(agent: ConsulAgent
     assert not lease.resume()
     assert lease.acquire()
     lease.release()
+
+
+@pytest.mark.parametrize("url", ["", "node-1:20202", "http://:20202", "http://node-1:port"])
+def test_a_holder_whose_address_is_none_holds_the_lease_and_is_followed_by_nobody(
+    agent: ConsulAgent, tmp_path: Path, url: str
+) -> None:
+    terms = ConsulTerms(address=ConsulAddress.parse(agent.url, {}), key="nowhere", ttl_s=30, lock_delay_s=0.001)
+    nowhere = Identity(node_id=1, hostname="b", advertise_url=url)
+    other = ConsulLease(terms, nowhere, tmp_path / "other")
+    assert other.acquire()
+    holder = ConsulLease(terms, identity_of("a"), tmp_path / "session").holder()
+    assert holder is not None
+    assert holder.advertise_url == ""
+    other.release()
 
 
 def test_what_a_peer_hands_over_is_a_session_and_no_path(agent: ConsulAgent, tmp_path: Path) -> None:
