@@ -5,7 +5,7 @@ what it does not complete is kept: less than one page. The CRC runs over each pi
 
 Guarantees: a page is returned before the file checksum could be verified, so what was returned counts only once
 `done` is true. Ascending numbers, bounds and the lock page are checked before a page is returned. With LZ4 one `feed`
-can return up to 255 times its input, which is LZ4's limit: feed 64 KiB at a time and that is 16 MiB.
+can return up to 255 times its input, which is LZ4's limit: `FEED_BYTES` at a time, that is 16 MiB.
 
 Source: see `litefs.formats.ltx`.
 """
@@ -27,6 +27,9 @@ from litefs.formats.ltx import (
     check_post_apply,
     check_snapshot_page_n,
 )
+
+FEED_BYTES = 64 << 10
+"""How much to feed at a time what may be compressed."""
 
 _unpack_pgno = struct.Struct(">I").unpack_from
 

@@ -11,13 +11,10 @@ from pathlib import Path
 
 from litefs.errors import FormatError
 from litefs.formats.ltx import HEADER_SIZE, LtxHeader
-from litefs.formats.ltx_decoder import LtxDecoder, decode_image
+from litefs.formats.ltx_decoder import FEED_BYTES, LtxDecoder, decode_image
 from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE
 from litefs.node.mounted_database import Page
 from litefs.storage.log_reader import ImageRef, LogReader
-
-FEED_BYTES = 64 << 10
-"""LZ4 may expand 255 times, so this bounds what one step of the decoder can return to 16 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from litefs.errors import FormatError, PositionMismatchError
 from litefs.formats.ltx import LtxHeader
-from litefs.formats.ltx_decoder import LtxDecoder
+from litefs.formats.ltx_decoder import FEED_BYTES, LtxDecoder
 from litefs.formats.position import Pos
-from litefs.node.image import FEED_BYTES, Image, image_of
+from litefs.node.image import Image, image_of
 from litefs.node.mounted_database import Page
 from litefs.storage.disk import Disk
 from litefs.storage.incoming import IncomingDatabase

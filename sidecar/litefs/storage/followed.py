@@ -11,14 +11,11 @@ from pathlib import Path
 from litefs.errors import PositionMismatchError
 from litefs.formats.checksum import page_checksum
 from litefs.formats.ltx import HEADER_SIZE, TRAILER_SIZE, LtxHeader
-from litefs.formats.ltx_decoder import LtxDecoder
+from litefs.formats.ltx_decoder import FEED_BYTES, LtxDecoder
 from litefs.storage.database import Database
 from litefs.storage.expected import ExpectedImage
 from litefs.storage.log import LogRecord
 from litefs.storage.steps import Steps
-
-DECODE_BYTES = 64 << 10
-"""LZ4 may expand 255 times: this bounds what one step of the decoder returns to 16 MiB."""
 
 COMPARED_PAGES_MAX = 1 << 16
 """8 MB of checksums. A larger image that changes nothing is found out by what follows it, and costs a snapshot."""
@@ -36,7 +33,7 @@ def append_image(database: Database, image: bytes) -> int:
     post_apply = int.from_bytes(image[-TRAILER_SIZE : -TRAILER_SIZE + 8], "big")
     _check_follows(database, header)
     record = database.log.append(image, header.min_txid, header.max_txid, post_apply)
-    pieces = (image[at : at + DECODE_BYTES] for at in range(0, len(image), DECODE_BYTES))
+    pieces = (image[at : at + FEED_BYTES] for at in range(0, len(image), FEED_BYTES))
     sums = _sums_of(pieces) if post_apply == header.pre_apply else None
     return _expect(database, header, post_apply, record, sums)
 
@@ -60,7 +57,7 @@ def append_spooled(database: Database, path: Path) -> Steps[int]:
             stream.give_up()
         sums = None
         if post_apply == header.pre_apply:
-            pieces = (disk.read("spool.compare", fd, DECODE_BYTES, at) for at in range(0, size, DECODE_BYTES))
+            pieces = (disk.read("spool.compare", fd, FEED_BYTES, at) for at in range(0, size, FEED_BYTES))
             sums = yield lambda: _sums_of(pieces)
     finally:
         disk.close("spool.close", fd)

@@ -1,7 +1,7 @@
 """Reads images out of a log that another process may be appending to.
 
 Strategy: the reader knows from the link how far the log is committed and never looks past that. It
-finds the segment by its name, walks the record headers (64 bytes each), and hands out places; images
+finds the segment by its name, walks the record headers, and hands out places; images
 are read piece by piece from there. A segment that is removed meanwhile stays readable: it is open.
 """
 

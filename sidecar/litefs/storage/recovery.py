@@ -25,7 +25,7 @@ from pathlib import Path
 
 from litefs.errors import CorruptStateError, FormatError
 from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum, page_checksums
-from litefs.formats.ltx_decoder import LtxDecoder
+from litefs.formats.ltx_decoder import FEED_BYTES, LtxDecoder
 from litefs.storage.base_file import WRITE_RUN_BYTES
 from litefs.storage.database import LOG_NAME, Database
 from litefs.storage.disk import Disk
@@ -43,9 +43,6 @@ from litefs.storage.log_format import (
 )
 
 _log = logging.getLogger("litefs.storage")
-
-DECODE_BYTES = 64 << 10
-"""LZ4 may expand 255 times: this bounds what one step of the decoder returns to 16 MiB."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (database, bytes verified, bytes in all)."""
@@ -202,7 +199,7 @@ def _decode(disk: Disk, record: FoundRecord) -> Iterable[tuple[LtxDecoder, list[
     decoder = LtxDecoder()
     offset, end = record.offset, record.offset + record.header.length
     while offset < end:
-        data = disk.read("recovery.image", record.segment.fd, min(DECODE_BYTES, end - offset), offset)
+        data = disk.read("recovery.image", record.segment.fd, min(FEED_BYTES, end - offset), offset)
         if not data:
             break
         offset += len(data)

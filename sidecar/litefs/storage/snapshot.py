@@ -18,17 +18,14 @@ from typing import Protocol
 
 from litefs.errors import CorruptStateError
 from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum, lock_pgno, page_checksums
-from litefs.formats.ltx import LtxHeader
-from litefs.formats.ltx_decoder import LtxDecoder
+from litefs.formats.ltx import FLAG_LZ4, LtxHeader
+from litefs.formats.ltx_decoder import FEED_BYTES, LtxDecoder
 from litefs.formats.ltx_encoder import LtxEncoder
 from litefs.formats.position import Checksum, NodeId, Txid
 from litefs.storage.log_reader import ImageRef, LogReader
 
 RUN_BYTES = 256 << 10
 """Pages are read and handed out in runs of this size: per-call costs vanish, memory stays small."""
-
-_READ_BYTES = 64 << 10
-"""LZ4 may expand 255 times: this bounds what one step of the decoder returns to 16 MiB."""
 
 
 class OpenedSnapshot(Protocol):
@@ -138,7 +135,7 @@ class SnapshotReader:
         opened = self._opened
         encoder = LtxEncoder(
             LtxHeader(
-                flags=1 if self._compress else 0,
+                flags=FLAG_LZ4 if self._compress else 0,
                 page_size=opened.page_size,
                 commit=opened.page_n,
                 min_txid=Txid(1),
@@ -215,8 +212,8 @@ class SnapshotReader:
     def _lay_out(self, reader: LogReader, ref: ImageRef) -> None:
         page_size = self._opened.page_size
         decoder = LtxDecoder()
-        for start in range(0, ref.size, _READ_BYTES):
-            for pgno, page in decoder.feed(reader.read(ref, start, min(_READ_BYTES, ref.size - start))):
+        for start in range(0, ref.size, FEED_BYTES):
+            for pgno, page in decoder.feed(reader.read(ref, start, min(FEED_BYTES, ref.size - start))):
                 os.pwrite(self._newer_fd, page, (pgno - 1) * page_size)
                 self._newer.add(pgno)
         header = decoder.header

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from litefs.formats.checksum import CHECKSUM_FLAG, lock_pgno, page_checksum, page_checksums
-from litefs.formats.ltx import HEADER_SIZE, TRAILER_SIZE, LtxHeader
+from litefs.formats.ltx import FLAG_LZ4, HEADER_SIZE, TRAILER_SIZE, LtxHeader
 from litefs.formats.ltx_encoder import LtxEncoder, encode_image
 from litefs.formats.position import Checksum, NodeId, Txid
 from litefs.storage.log import Log, LogRecord
@@ -31,10 +31,9 @@ YIELD_PAGES = 128
 PLAIN_PAGES_MAX = 4
 """Images of so few pages are not compressed: LZ4 would cost a sixth of a small commit (10 of 60 us, 2026-11)."""
 
-COMPRESSED_FLAG = 1
 MASK = CHECKSUM_FLAG - 1
 
-LOCK_PAGE_AT_LEAST = 0x40000000 // 65536 + 1
+LOCK_PAGE_AT_LEAST = lock_pgno(65536)
 """The lowest number that a lock page has, with the largest pages: smaller databases have none."""
 
 
@@ -250,7 +249,7 @@ def _header(before: Before, change: Change, *, compress: bool) -> LtxHeader:
     txid = before.txid + 1
     wal_offset, wal_size, wal_salt1, wal_salt2 = change.wal
     return LtxHeader(
-        flags=COMPRESSED_FLAG if compress else 0,
+        flags=FLAG_LZ4 if compress else 0,
         page_size=before.page_size,
         commit=change.commit,
         min_txid=Txid(txid),
