@@ -42,12 +42,9 @@ HEADER_SIZE = 100
 TRAILER_SIZE = 16
 PAGE_HEADER_SIZE = 4
 FLAG_LZ4 = 1 << 0
-LZ4_MAGIC = b"\x04\x22\x4d\x18"
 
 _HEADER = struct.Struct(">4sIIIQQqQqqIIQ20x")
 _TRAILER = struct.Struct(">QQ")
-_PAGE_HEADER = struct.Struct(">I")
-_LZ4_SIZE = struct.Struct("<I")
 assert _HEADER.size == HEADER_SIZE
 assert _TRAILER.size == TRAILER_SIZE
 
@@ -232,45 +229,6 @@ def check_snapshot_page_n(header: LtxHeader, page_n: int) -> None:
     expected = header.commit - (header.commit >= lock)
     if page_n != expected:
         raise FormatError(f"LTX snapshot of {page_n} pages, {expected} expected")
-
-
-def image_size(data: bytes | bytearray | memoryview) -> int:
-    """Returns the length of the image that `data` begins with, without decoding it.
-
-    Follows the page headers, or the block sizes of the LZ4 frame: nothing is verified.
-
-    Raises:
-        NeedMoreData: `data` ends before the image does.
-        FormatError: no LTX image, or its LZ4 frame has no standard header.
-    """
-    header = LtxHeader.decode(data)
-    try:
-        end = _lz4_frame_end(data) if header.flags else _page_block_end(data, header.page_size)
-    except struct.error:
-        raise NeedMoreData("LTX image: the page block goes on") from None
-    if end + TRAILER_SIZE > len(data):
-        raise NeedMoreData("LTX image: the trailer goes on")
-    return end + TRAILER_SIZE
-
-
-def _page_block_end(data: bytes | bytearray | memoryview, page_size: int) -> int:
-    offset, stride = HEADER_SIZE, PAGE_HEADER_SIZE + page_size
-    unpack = _PAGE_HEADER.unpack_from
-    while unpack(data, offset)[0]:
-        offset += stride
-    return offset + PAGE_HEADER_SIZE
-
-
-def _lz4_frame_end(data: bytes | bytearray | memoryview) -> int:
-    """Source: LZ4 frame format 1.6.1 (magic, FLG, BD, HC, blocks, end mark 0, content checksum)."""
-    magic, flg = struct.unpack_from("<4sB", data, HEADER_SIZE)
-    if magic != LZ4_MAGIC or flg & 0b1100_0001 != 0b0100_0000:
-        raise FormatError("LTX image: no LZ4 frame of version 1 without a dictionary")
-    offset = HEADER_SIZE + 7 + 8 * bool(flg & 8)
-    block_checksum_size = 4 * bool(flg & 16)
-    while size := _LZ4_SIZE.unpack_from(data, offset)[0]:
-        offset += 4 + (size & 0x7FFFFFFF) + block_checksum_size
-    return offset + 4 + 4 * bool(flg & 4)
 
 
 def check_file_checksum(expected: int, found: int) -> None:

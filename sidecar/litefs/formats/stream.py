@@ -32,7 +32,6 @@ from litefs.formats.position import Checksum, Pos, Txid
 
 NAME_SIZE_MAX = 255
 """Longest name of a database, or lease id, in bytes: the limit of a file name on Linux."""
-CHUNK_SIZE_MAX = 0xFFFF
 CHUNK_SIZE = 32768
 """Size of the chunks we send, like those of the Go server."""
 CHUNK_TERMINATOR = b"\x00\x00"

@@ -445,11 +445,6 @@ class Database:
             self.is_state_busy = False
         return result
 
-    @property
-    def is_settled(self) -> bool:
-        """Nothing waits to be synced or written."""
-        return not self.base.layers and self.log.durable_txid >= self.log.last_txid
-
     def state_now(self) -> DatabaseState:
         """Returns the state file's content for a base that is complete through the current position."""
         return DatabaseState(

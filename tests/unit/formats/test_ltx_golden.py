@@ -6,7 +6,7 @@ import pytest
 
 from litefs.errors import ChecksumError, FormatError, NeedMoreData
 from litefs.formats.checksum import CHECKSUM_FLAG, EMPTY_DATABASE_CHECKSUM, database_checksum, page_checksums
-from litefs.formats.ltx import HEADER_SIZE, LtxHeader, LtxTrailer, image_name, image_size
+from litefs.formats.ltx import HEADER_SIZE, LtxHeader, LtxTrailer, image_name
 from litefs.formats.ltx_compactor import compact
 from litefs.formats.ltx_decoder import LtxDecoder, decode_image
 from litefs.formats.ltx_encoder import LtxEncoder, encode_image
@@ -50,7 +50,6 @@ def test_the_golden_files_are_complete() -> None:
 def test_decodes_to_what_ltx_dump_says(path: str) -> None:
     data, go = golden.read(path), FILES[path]["go"]
     header, pages, trailer = decode_image(data)
-    assert image_size(data) == len(data)
     assert go["verify"] == "ok"
     assert go["pages"] == [pgno for pgno, _ in pages]
     dump = go["dump"]

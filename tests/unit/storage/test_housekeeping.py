@@ -192,7 +192,7 @@ def test_who_settles_a_database_waits_for_whoever_does_it_already(world: World, 
             step = first.send(step() if step is not None else None)
     except StopIteration:
         run(second)
-    assert world.database().is_settled
+    assert not world.database().base.layers
     assert world.database().base.path.read_bytes() == player.content
 
 
