@@ -40,6 +40,9 @@ HIDDEN_NAMES_SHOWN = 5
 
 STEP_DOWN = b'{"type": "step-down"}\n'
 STEP_DOWN_S = 5.0  # a handoff takes some 20 ms; the node process gives up after 4 s
+# A node that leaves has handed over before. The kubelet kills a sidecar 2 s after its SIGTERM where the application
+# used up the grace period, and a pod whose mount is still attached then never ends.
+STEP_DOWN_LEAVING_S = 1.0
 
 # Wind-up: 8 s for each of the two processes at worst, within the 30 s that Kubernetes grants by default.
 STOP_BY_CLOSING_S = 5.0
@@ -353,7 +356,7 @@ class Supervisor:
         node = self._node
         if node is None or not self._mounted or not node.send(STEP_DOWN, []):
             return
-        deadline = time.monotonic() + STEP_DOWN_S
+        deadline = time.monotonic() + (STEP_DOWN_LEAVING_S if self._leaves else STEP_DOWN_S)
         while (left_s := deadline - time.monotonic()) > 0:
             control = node.control
             if control is None or node.wait(0):

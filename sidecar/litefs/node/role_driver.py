@@ -437,7 +437,8 @@ class RoleDriver:
         target = asked.node_id if asked is not None else None
         self._permit.take_back()
         if is_leaving and target is None:
-            target = self._handing_over.await_successor(LEAVE_TIMEOUT_S)
+            # Whoever was told to leave has waited for one already, and a pod's last seconds are few.
+            target = self._handing_over.await_successor(0.0 if LEAVES in self._inbox.hindrances else LEAVE_TIMEOUT_S)
         if target is None:
             assert is_leaving, "a handoff that was asked for has a target"
             self._inbox.finish_asked("the node ends")

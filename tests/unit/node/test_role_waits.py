@@ -93,6 +93,20 @@ def test_whoever_waits_for_a_handoff_is_told_that_the_process_ends(make: Make) -
             outcome.result(GENEROUS_S / 2)
 
 
+def test_a_primary_that_was_told_to_leave_waits_for_no_successor_when_it_ends(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(role_driver, "LEAVE_TIMEOUT_S", 2 * GENEROUS_S)
+    cluster = make("ab")
+    a, b = cluster.start()
+    eventually(a.driver._lease.candidates)
+    b.following = None  # a candidate that might follow yet
+    a.driver.leave()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(a.driver.stop).result(GENEROUS_S)
+    eventually(lambda: b.accepts)
+
+
 def test_a_node_ends_at_once_though_its_filesystem_process_hangs(make: Make) -> None:
     (a,) = make("a").nodes
     a.is_silent = True
