@@ -17,7 +17,7 @@ Rules:
     2. A write after a prepare makes the prepared image worthless; it is voided before anything is answered.
     3. Nothing is dropped by us: the kernel has the pages cached. SQLite rolls back, we compare.
     4. A journal whose header is zeroed becomes empty: that readers learn from its attributes, which the kernel has. Of
-       a longer one they would read the header each time: two requests, four as root (decision 017).
+       a longer one they would read the header each time: two requests, four as root (decision 018).
 """
 
 from litefs.errors import CommitRefusedError, NotPrimaryError, UncapturedWriteError
