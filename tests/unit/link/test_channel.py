@@ -37,6 +37,7 @@ NODE_MESSAGES: list[m.NodeMessage] = [
     m.AskCounters(),
     m.KeepLogs({"a.db": [1, 1 << 63]}),
     m.PrepareReplacement(name="a.db", txid=9, checksum=1 << 63, page_size=512, page_n=1, timestamp_ms=2, incoming="i"),
+    m.RefuseOpens(),
 ]
 FILESYSTEM_MESSAGES: list[m.FilesystemMessage] = [
     m.Welcome([INFO, INFO]),
@@ -57,6 +58,7 @@ FILESYSTEM_MESSAGES: list[m.FilesystemMessage] = [
         aside_map_path="/m",
     ),
     m.ReplacementReady("a.db", ".new"),
+    m.OpensRefused(["a.db-shm"]),
     m.Rejected("a.db", "reason", 1, 2),
     m.Committed(INFO),
     m.ShmCreated("a.db"),
