@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import go_litefs
+from tests.support import go_tools
 from tests.support.cluster import await_true
 from tests.support.consul_cluster import ConsulCluster, ConsulNode, eventually
 from tests.support.scenario import Session
@@ -20,8 +20,8 @@ ROWS = 10
 def mixed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ConsulCluster]:
     """Ours, which is primary, and Go's."""
     try:
-        program = go_litefs.find()
-    except go_litefs.NoGoLitefsError as error:
+        program = go_tools.find(go_tools.LITEFS)
+    except go_tools.NoGoToolError as error:
         pytest.skip(str(error))
     cluster = ConsulCluster(tmp_path / "mixed", 2, ttl_s=10.0, programs={1: [str(program)]})
     ours, theirs = cluster.nodes

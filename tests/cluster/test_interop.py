@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.test_replication import filled
-from tests.support import children, go_litefs
+from tests.support import children, go_tools
 from tests.support.cluster import Cluster, await_true
 from tests.support.litefs_node import LitefsNode, Pair
 
@@ -32,8 +32,8 @@ DIRECTIONS = ("go follows us", "we follow go")
 @pytest.fixture(scope="session")
 def _go() -> list[str]:
     try:
-        return [str(go_litefs.find())]
-    except go_litefs.NoGoLitefsError as error:
+        return [str(go_tools.find(go_tools.LITEFS))]
+    except go_tools.NoGoToolError as error:
         pytest.skip(str(error))
 
 
