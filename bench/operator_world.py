@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -294,13 +293,6 @@ def _nodes(world: World) -> Iterator[None]:
     finally:
         asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(START_S)
         loop.call_soon_threadsafe(loop.stop)
-
-
-def empty_directory(path: Path) -> Path:
-    """Returns a directory after emptying it."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    return path
 
 
 def condition(cluster: dict[str, Any], kind: str) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from tests.support.litefs_node import LitefsNode
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_MIB = 1 << 20
 
 
 def pss_mib(node: LitefsNode) -> float:
@@ -38,11 +37,6 @@ def cpu_s(node: LitefsNode) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         total += (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
     return total
-
-
-def directory_mib(directory: Path) -> float:
-    """Returns the size of all files below a directory."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) / _MIB
 
 
 def _status_kib(pid: int, field: str) -> float:

@@ -44,11 +44,6 @@ class Target:
         """Where applications of the replica open databases; on plain ext4 it is the primary's directory."""
         return self.replica.mount_dir if self.replica else self.directory
 
-    @property
-    def is_bare(self) -> bool:
-        """Whether this is plain ext4, which has no nodes."""
-        return not self.command
-
     def free(self) -> None:
         """Aborts the mounts, so that a client that hangs in one can be killed."""
         for node in (self.primary, self.replica):

@@ -18,7 +18,6 @@ from litefs_operator.options import LogStyle, Options, WebhookOptions, missing_v
 
 EXIT_OK = 0
 EXIT_ERROR = 1
-EXIT_USAGE = 2
 
 _RUN_EXAMPLES = """\
 examples:

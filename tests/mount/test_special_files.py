@@ -6,8 +6,6 @@ from tests.support import children
 from tests.support.judge import Judge, Node
 from tests.support.scenario import Session
 
-EMPTY_CHECKSUM = "8000000000000000"
-
 
 def _read(judge: Judge, name: str) -> str:
     return children.checked(["cat", judge.node.mount_dir / name], free=judge.node.free)

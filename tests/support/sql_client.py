@@ -92,16 +92,6 @@ class SqlProcess:
         """Ends the process with SIGKILL, in the middle of whatever it does."""
         end(self._child, free=self._free)  # type: ignore[arg-type]  # bytes or text makes no difference to it
 
-    def await_signal(self, number: signal.Signals) -> None:
-        """Waits for the process to die by the signal that an injected crash sends."""
-        try:
-            code = self._child.wait(COMMAND_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise HungChildError(f"the application was to die by {number.name} and did not") from None
-        self.kill()
-        assert code == -number, f"the application was to die by {number.name}: exit {code}"
-
     def close(self) -> None:
         """Lets the process end by itself: standard input ends, connections are not closed."""
         assert self._child.stdin is not None

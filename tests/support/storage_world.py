@@ -106,10 +106,6 @@ class Promises:
             if durable:
                 promise.durable = promise.last
 
-    def all_durable(self) -> None:
-        for promise in self.by_name.values():
-            promise.durable = promise.last
-
 
 class World:
     """A store in a directory, and the players in it."""

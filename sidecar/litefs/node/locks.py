@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from litefs.errors import LockHeldError
+from litefs.formats.wal_index import LOCK_CHECKPOINT, LOCK_DMS, LOCK_READ0, LOCK_WRITE, READ_MARK_N
 
 _FLOCK = struct.Struct("hhqqi4x")
 """struct flock of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid; the pid must be 0 in OFD requests."""
@@ -54,13 +55,13 @@ SHARED = LockRange("SHARED", 0x40000002, 510)
 DATABASE = LockRange("PENDING..SHARED", 0x40000000, 512)
 """All lock bytes of a database in one request: exclusive means that nobody reads, writes or is about to."""
 
-WRITE = LockRange("WAL_WRITE", 120)
-CKPT = LockRange("WAL_CKPT", 121)
-CKPT_RECOVER = LockRange("WAL_CKPT..RECOVER", 121, 2)
-READ = tuple(LockRange(f"WAL_READ{mark}", 123 + mark) for mark in range(5))
-READ_WAL = LockRange("WAL_READ1..4", 124, 4)
+WRITE = LockRange("WAL_WRITE", LOCK_WRITE)
+CKPT = LockRange("WAL_CKPT", LOCK_CHECKPOINT)
+CKPT_RECOVER = LockRange("WAL_CKPT..RECOVER", LOCK_CHECKPOINT, 2)
+READ = tuple(LockRange(f"WAL_READ{mark}", LOCK_READ0 + mark) for mark in range(READ_MARK_N))
+READ_WAL = LockRange("WAL_READ1..4", LOCK_READ0 + 1, READ_MARK_N - 1)
 """The marks of readers that use frames of the WAL; a READ0 reader looks at the database file only."""
-DMS = LockRange("DMS", 128)
+DMS = LockRange("DMS", LOCK_DMS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

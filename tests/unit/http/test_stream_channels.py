@@ -15,8 +15,6 @@ from litefs.http.stream_outlet import SNAPSHOTS_MAX
 from tests.unit.http.fake_node import FakeNode
 from tests.unit.http.serving import TIMEOUT_S, Image, Served
 
-GO_ON = "go on"
-
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
