@@ -3,11 +3,14 @@
 A `Player` is one connection to one database. It holds what SQLite would hold: the pages as the connection sees
 them. The operations and their order are those of SQLite 3.40 (pager.c, wal.c), pages are small, and their content
 is random but for page 1, which states the page size, the size of the database, and the journal mode.
+
+What waits for the disk is there twice: `commit` goes through, `commit_steps` lets others run between its requests and
+whenever storage does.
 """
 
 import random
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
 from litefs.errors import CommitRefusedError
@@ -94,8 +97,14 @@ class Player:
         self.wal = bool(data) and data[18] == 2
         self._counter = _U32.unpack_from(data, 24)[0] if data else 0
 
-    def change(self, pgnos: Iterable[int], page_n: int | None = None, *, wal: bool | None = None) -> list[bytes]:
-        """Returns the pages of a next state: those numbers new (and page 1), the others as they are."""
+    def change(
+        self, pgnos: Iterable[int], page_n: int | None = None, *, wal: bool | None = None, holes: Iterable[int] = ()
+    ) -> list[bytes]:
+        """Returns the pages of a next state: those numbers new (and page 1), the others as they are.
+
+        Args:
+            holes: of the pages that the database grows by, those that SQLite takes and does not write.
+        """
         wanted = set(pgnos) | {1}
         size = page_n if page_n is not None else max(len(self.pages), *wanted)
         self._counter += 1
@@ -104,18 +113,31 @@ class Player:
             for pgno in range(1, size + 1)
         ]
         after[0] = page_one(size, self._counter, wal=self.wal if wal is None else wal, page_size=self.page_size)
+        for pgno in holes:
+            if len(self.pages) < pgno < size:  # the last one it writes, or the file would end before it
+                after[pgno - 1] = bytes(self.page_size)
         return after
+
+    def _is_written(self, pgno: int, page: bytes) -> bool:
+        return any(page) if pgno > len(self.pages) else page != self.pages[pgno - 1]
 
     # ---- rollback modes ----
 
     def commit(self, after: list[bytes], *, sync: bool = True, end: JournalEnd = JournalEnd.DELETE) -> None:
         """A transaction in a rollback mode. If it is refused it is rolled back, and the refusal raised."""
+        run(self.commit_steps(after, sync=sync, end=end))
+
+    def commit_steps(
+        self, after: list[bytes], *, sync: bool = True, end: JournalEnd = JournalEnd.DELETE
+    ) -> Steps[None]:
         try:
             self.begin(after, sync=sync)
-            self.write_pages(after, sync=sync)
-            self.end(end)
+            yield None
+            yield from self.write_pages_steps(after, sync=sync)
+            yield None
+            yield from self.end_steps(end)
         except Refusal:
-            self.roll_back()
+            yield from self.roll_back_steps()
             raise
         self.take(after)
 
@@ -154,24 +176,34 @@ class Player:
 
     def write_pages(self, after: list[bytes], *, sync: bool) -> None:
         """Writes the changed pages into the database, and syncs it."""
+        run(self.write_pages_steps(after, sync=sync))
+
+    def write_pages_steps(self, after: list[bytes], *, sync: bool) -> Steps[None]:
         for pgno, page in enumerate(after, 1):
-            if pgno > len(self.pages) or page != self.pages[pgno - 1]:
+            if self._is_written(pgno, page):
                 self.served.write((pgno - 1) * self.page_size, page, by_sqlite=True)
         if sync:
-            run(self.served.sync())
+            yield None
+            yield from self.served.sync()
 
     def end(self, end: JournalEnd) -> None:
         """Ends the journal: the commit, or the end of a rollback."""
+        run(self.end_steps(end))
+
+    def end_steps(self, end: JournalEnd) -> Steps[None]:
         journal = self.served.journal
         if end is JournalEnd.DELETE:
-            run(journal.unlink())
+            yield from journal.unlink()
         elif end is JournalEnd.TRUNCATE:
-            run(journal.truncate(0))
+            yield from journal.truncate(0)
         else:
-            go_on(journal.write(0, bytes(JOURNAL_HEADER_SIZE)))
+            yield from journal.write(0, bytes(JOURNAL_HEADER_SIZE)) or ()
 
     def roll_back(self, *, sync: bool = True) -> None:
         """Plays the journal back, as SQLite does after a refusal, or whoever finds it hot."""
+        run(self.roll_back_steps(sync=sync))
+
+    def roll_back_steps(self, *, sync: bool = True) -> Steps[None]:
         journal = self.served.journal
         if journal.file is None:
             return
@@ -181,8 +213,8 @@ class Player:
                 self.served.write((record.pgno - 1) * self.page_size, record.page, by_sqlite=True)
             self.served.truncate(reader.header.page_n * self.page_size, by_sqlite=True)
             if sync:
-                run(self.served.sync())
-        run(journal.unlink())
+                yield from self.served.sync()
+        yield from journal.unlink()
 
     def vacuum(self, page_size: int, page_n: int) -> bytes:
         """Returns the database as VACUUM would leave it after `PRAGMA page_size`; to be given to `commit_bytes`."""
@@ -192,6 +224,9 @@ class Player:
 
     def commit_bytes(self, data: bytes, *, sync: bool = True) -> None:
         """Commits a state of another page size: written, as SQLite does, in pages of the old one."""
+        run(self.commit_bytes_steps(data, sync=sync))
+
+    def commit_bytes_steps(self, data: bytes, *, sync: bool = True) -> Steps[None]:
         old, page_size = self.pages, page_size_of(data)
         try:
             padded = data.ljust(-(-len(data) // self.page_size) * self.page_size, b"\0")
@@ -199,12 +234,14 @@ class Player:
             for at in range(0, len(data), self.page_size):
                 self.served.write(at, data[at : at + self.page_size], by_sqlite=True)
             self.served.truncate(len(data), by_sqlite=True)
+            yield None
             if sync:
-                run(self.served.sync())
-            self.end(JournalEnd.DELETE)
+                yield from self.served.sync()
+                yield None
+            yield from self.end_steps(JournalEnd.DELETE)
         except Refusal:
             self.pages = old
-            self.roll_back()
+            yield from self.roll_back_steps()
             raise
         self.page_size = page_size
         self.look()
@@ -222,16 +259,20 @@ class Player:
 
         The change must be one of pages: a shrink is told by the commit frame alone.
         """
-        changed = {
-            pgno: page for pgno, page in enumerate(after, 1) if pgno > len(self.pages) or page != self.pages[pgno - 1]
-        }
-        self.write_frames(changed, len(after))
+        run(self.wal_commit_steps(after))
         if sync:
             run(self.served.database.sync_log())
+
+    def wal_commit_steps(self, after: list[bytes]) -> Steps[None]:
+        changed = {pgno: page for pgno, page in enumerate(after, 1) if self._is_written(pgno, page)}
+        yield from self.write_frames_steps(changed, len(after))
         self.pages = after
 
     def write_frames(self, changed: Mapping[int, bytes], commit: int) -> None:
         """Appends the frames of a transaction behind the last committed one."""
+        run(self.write_frames_steps(changed, commit))
+
+    def write_frames_steps(self, changed: Mapping[int, bytes], commit: int) -> Steps[None]:
         wal = self.served.wal
         if self._header is None or (self._frames and self._backfilled == len(self._frames)):
             self._restart()
@@ -242,13 +283,13 @@ class Player:
             size = commit if place == len(changed) else 0
             header, checksum = encode_frame_header(self._header, checksum, pgno, size, page)
             for piece in (header, page[: self.page_size // 2]):
-                go_on(wal.write(offset, piece))
+                yield from wal.write(offset, piece) or ()
                 offset += len(piece)
             rest = page[self.page_size // 2 :]
             try:
-                go_on(wal.write(offset, rest))
+                yield from wal.write(offset, rest) or ()
             except Refusal:
-                go_on(wal.write(offset, rest))
+                yield from wal.write(offset, rest) or ()
             offset += len(rest)
         self._checksum = checksum
         self._frames.extend(changed)
@@ -264,24 +305,31 @@ class Player:
 
     def checkpoint(self, frame_n: int | None = None, *, sync: bool = True) -> None:
         """Copies the newest page of the first `frame_n` frames (all) into the database."""
-        frame_n = len(self._frames) if frame_n is None else frame_n
+        run(self.checkpoint_steps(frame_n, sync=sync))
+
+    def checkpoint_steps(self, frame_n: int | None = None, *, sync: bool = True) -> Steps[None]:
+        frame_n = len(self._frames) if frame_n is None else min(frame_n, len(self._frames))
         if sync:
-            run(self.served.database.sync_log())
+            yield from self.served.database.sync_log()
         size = FRAME_HEADER_SIZE + self.page_size
         places = {pgno: WAL_HEADER_SIZE + index * size for index, pgno in enumerate(self._frames[:frame_n])}
         for pgno in sorted(places):
             if pgno <= len(self.pages):
                 page = self.served.wal.read(places[pgno] + FRAME_HEADER_SIZE, self.page_size)
                 self.served.write((pgno - 1) * self.page_size, page, by_sqlite=True)
+                yield None
         self._backfilled = frame_n
         if frame_n == len(self._frames):
             self.served.truncate(len(self.pages) * self.page_size, by_sqlite=True)
             if sync:
-                run(self.served.sync())
+                yield from self.served.sync()
 
     def close_wal(self) -> None:
         """The last connection closes: everything into the database, then the WAL goes."""
-        self.checkpoint()
+        run(self.close_wal_steps())
+
+    def close_wal_steps(self) -> Steps[None]:
+        yield from self.checkpoint_steps()
         self.served.wal.unlink()
         self._header, self._frames, self._backfilled = None, [], 0
 
@@ -321,10 +369,14 @@ class Player:
 
     def load(self, data: bytes) -> None:
         """`cp` over the database: opened with O_TRUNC, written, synced."""
+        run(self.load_steps(data))
+
+    def load_steps(self, data: bytes) -> Steps[None]:
         self.served.truncate(0, by_sqlite=False)
         for offset in range(0, len(data), 4096):
             self.served.write(offset, data[offset : offset + 4096], by_sqlite=False)
-        run(self.served.sync())
+            yield None
+        yield from self.served.sync()
         self.look()
 
 
@@ -338,17 +390,32 @@ def commit_together(
     players: list[Player], afters: list[list[bytes]], *, sync: bool = True, end: JournalEnd = JournalEnd.DELETE
 ) -> None:
     """A transaction over several databases. If it is refused all are rolled back, and the refusal raised."""
+    run(commit_together_steps(players, afters, sync=sync, end=end))
+
+
+def commit_together_steps(
+    players: list[Player],
+    afters: list[list[bytes]],
+    *,
+    sync: bool = True,
+    end: JournalEnd = JournalEnd.DELETE,
+    on_decided: Callable[[], None] = lambda: None,
+) -> Steps[None]:
+    """Args: on_decided: called when the super-journal is gone."""
     store, name = players[0].store, f"{players[0].name}-mj012345678"
     make_super_journal(store, store.disk, name, (player.name for player in players))
     try:
         for player, after in zip(players, afters, strict=True):
             player.begin(after, sync=sync, super_journal="/mnt/" + name)
-            player.write_pages(after, sync=sync)
-        run(store.unlink_super_journal(name.encode()))
+            yield from player.write_pages_steps(after, sync=sync)
+        yield None
+        yield from store.unlink_super_journal(name.encode())
     except Refusal:
         for player in players:
-            player.roll_back()
+            yield from player.roll_back_steps()
         raise
+    on_decided()
     for player, after in zip(players, afters, strict=True):
-        player.end(end)
+        yield None
+        yield from player.end_steps(end)
         player.take(after)

@@ -8,7 +8,14 @@ from litefs.storage.log_format import RecordState
 from litefs.storage.recovery import scan_log
 from litefs.storage.steps import run
 from tests.support.faulty_disk import FaultyDisk, QuickDisk
-from tests.support.sqlite_player import PAGE_SIZE, JournalEnd, Player, commit_together, page_one
+from tests.support.sqlite_player import (
+    PAGE_SIZE,
+    JournalEnd,
+    Player,
+    commit_together,
+    commit_together_steps,
+    page_one,
+)
 from tests.support.storage_world import World
 from tests.unit.storage.replica import ModelReplica
 
@@ -363,18 +370,12 @@ def _close_gate_at(world: World, label: str, wanted: str, nth: int) -> None:
 def test_the_journals_that_follow_a_decided_super_journal_end_without_a_question(world: World) -> None:
     players = [world.player(name) for name in ("a.db", "b.db")]
     afters = [player.change([1, 2]) for player in players]
-    ends: list[Player] = []
-    original = Player.end
 
-    def end_on_a_replica(self: Player, end: JournalEnd) -> None:
+    def become_replica() -> None:
         world.gate.primary_until = 0.0
-        ends.append(self)
-        original(self, end)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Player, "end", end_on_a_replica)
-        commit_together(players, afters)
-    assert ends == players
+    run(commit_together_steps(players, afters, on_decided=become_replica))
+    assert not world.gate.is_open
     assert [shown(player) for player in players] == [b"".join(after) for after in afters]
 
 
