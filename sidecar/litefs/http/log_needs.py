@@ -12,10 +12,9 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from litefs.errors import LinkClosedError
 from litefs.http.feed import CommitFeed
 from litefs.http.followers import FOLLOWERS_MAX, Follower
 from litefs.http.node_view import NodeView
@@ -100,8 +99,7 @@ class LogNeeds:
         needed = self._needed()
         if needed != self._said:
             self._said = needed
-            with suppress(LinkClosedError):  # this process is about to end
-                self._node.send(KeepLogs(needed))
+            self._node.send(KeepLogs(needed))
 
     def _needed(self) -> dict[str, list[int]]:
         now_s = self._clock()

@@ -26,7 +26,7 @@ class NodeView(Protocol):
         """Has `callback` called after each change of a position, on the link's thread. Returns the way to end it."""
 
     def set_listening(self, is_listening: bool) -> None:
-        """Says whether somebody waits for commits; while nobody does, callbacks come some milliseconds late."""
+        """Says, without waiting, whether somebody waits for commits; else callbacks come some milliseconds late."""
 
     def counters(self) -> RoleCounters:
         """Returns what happened to role and lease so far."""
@@ -36,14 +36,11 @@ class NodeView(Protocol):
 
         Raises:
             LinkClosedError: the other process is gone.
+            LinkSilentError: it hangs.
         """
 
     def send(self, message: CloseSnapshot | KeepLogs) -> None:
-        """Tells the filesystem process something that has no answer.
-
-        Raises:
-            LinkClosedError: the other process is gone.
-        """
+        """Tells the filesystem process something that has no answer, without waiting, even if that hangs."""
 
     def promote(self) -> None:
         """Gets the lease from the primary; nothing on the primary itself. Takes up to some seconds.

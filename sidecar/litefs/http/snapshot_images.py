@@ -9,11 +9,10 @@ the writers copy pages aside until then.
 """
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
-from litefs.errors import LinkClosedError
 from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
 from litefs.formats.ltx import LtxHeader
 from litefs.formats.ltx_encoder import encode_image
@@ -134,5 +133,4 @@ def _frozen(node: NodeView, name: str, *, compress: bool) -> Iterator[tuple[Snap
         finally:
             reader.close()
     finally:
-        with suppress(LinkClosedError):  # then the filesystem process has nothing left to close
-            node.send(CloseSnapshot(snapshot_id=answer.snapshot_id))
+        node.send(CloseSnapshot(snapshot_id=answer.snapshot_id))

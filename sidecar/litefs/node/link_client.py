@@ -10,7 +10,8 @@ import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import msgspec
 
@@ -62,9 +63,7 @@ class LinkClient:
         """
         answer: queue.SimpleQueue[m.Answer | None] = queue.SimpleQueue()
         data = encode(message)
-        with self._sending:
-            if self._is_closed:
-                raise LinkClosedError("the filesystem process is gone")
+        with self._turn(gives_up):
             self._waiting.append(answer)
             self._send(data)
         result = answer.get() if gives_up is None else _get(answer, gives_up)
@@ -79,26 +78,24 @@ class LinkClient:
             LinkClosedError: the other process is gone.
         """
         data = encode(message)
-        with self._sending:
-            if self._is_closed:
-                raise LinkClosedError("the filesystem process is gone")
+        with self._turn(None):
             self._send(data)
 
-    def poke(self) -> None:
-        """Asks for a sign of life, unless there is no room for the question.
+    def offer(self, message: msgspec.Struct) -> bool:
+        """Says something that nobody waits for an answer to, unless there is no room for it now.
+
+        Returns:
+            Whether it was said.
 
         Raises:
             LinkClosedError: the other process is gone.
         """
-        if not self._sending.acquire(blocking=False):
-            return
         try:
-            if self._is_closed:
-                raise LinkClosedError("the filesystem process is gone")
-            if self._poller.poll(0):
-                self._send(encode(m.Ping()))
-        finally:
-            self._sending.release()
+            with self._turn(lambda: True, check_s=0.0):
+                self._send(encode(message))
+        except LinkSilentError:
+            return False
+        return True
 
     def close(self) -> None:
         """Ends the connection; whoever waits gets `LinkClosedError`."""
@@ -106,6 +103,20 @@ class LinkClient:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the other end was faster
+
+    @contextmanager
+    def _turn(self, gives_up: Callable[[], bool] | None, check_s: float = GIVE_UP_CHECK_S) -> Iterator[None]:
+        """Keeps others from sending within the block, and waits for room before if it can be given up."""
+        while not self._sending.acquire(timeout=-1 if gives_up is None else check_s):
+            _check(gives_up)
+        try:
+            while gives_up is not None and not self._poller.poll(check_s * 1000):
+                _check(gives_up)
+            if self._is_closed:
+                raise LinkClosedError("the filesystem process is gone")
+            yield
+        finally:
+            self._sending.release()
 
     def _send(self, data: bytes) -> None:
         try:
@@ -142,8 +153,11 @@ class LinkClient:
 
 def _get(answer: queue.SimpleQueue[m.Answer | None], gives_up: Callable[[], bool]) -> m.Answer | None:
     while True:
-        try:
+        with suppress(queue.Empty):
             return answer.get(timeout=GIVE_UP_CHECK_S)
-        except queue.Empty:
-            if gives_up():
-                raise LinkSilentError("the filesystem process does not answer") from None
+        _check(gives_up)
+
+
+def _check(gives_up: Callable[[], bool] | None) -> None:
+    if gives_up is not None and gives_up():
+        raise LinkSilentError("the filesystem process does not answer")

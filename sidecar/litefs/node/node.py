@@ -34,6 +34,7 @@ from litefs.node.lease_watch import RoleCounters
 from litefs.node.link_client import Event, LinkClient
 from litefs.node.local_replacement import LocalReplacement
 from litefs.node.node_status import NodeStatus
+from litefs.node.outbox import Outbox
 from litefs.node.pulse import Pulse
 from litefs.node.role_driver import RoleDriver
 from litefs.node.role_duties import Candidacy
@@ -76,6 +77,7 @@ class Node:
         self._link_closed: Callable[[], None] = lambda: None
         self._leaving: Callable[[], None] = lambda: None
         self._link = LinkClient(socket.socket(fileno=settings.link_fd), self._take_event, self._take_link_end)
+        self._outbox = Outbox(self._link)
         self._pulse = Pulse(self._link, self._take_silence)
         self._guard = ShmGuard(settings.mount_dir)
         self._cluster = ClusterId(self._data_dir)
@@ -106,6 +108,7 @@ class Node:
             ConfigError: the lease's URL is none.
         """
         self._link.start()
+        self._outbox.start()
         self._guard.start()
         welcome = self._link.call(m.Hello(os.getpid()))
         if not isinstance(welcome, m.Welcome):
@@ -333,10 +336,7 @@ class Node:
 
     def set_listening(self, is_listening: bool) -> None:
         """Says whether somebody waits for commits; while nobody does, callbacks come some milliseconds late."""
-        try:
-            self._link.send(m.SetListening(is_listening))
-        except LinkClosedError:
-            return  # this process is about to end
+        self._outbox.put(m.SetListening(is_listening))
 
     def call(self, message: m.OpenSnapshot | m.PrepareReplacement | m.AskCounters | m.RefuseOpens) -> m.Answer:
         """Asks the filesystem process and waits. Raises LinkClosedError if it is gone, LinkSilentError if it hangs."""
@@ -345,8 +345,8 @@ class Node:
         return self._link.call(message, lambda: self._pulse.is_silent)
 
     def send(self, message: m.CloseSnapshot | m.KeepLogs) -> None:
-        """Tells the filesystem process something that has no answer. Raises LinkClosedError if it is gone."""
-        self._link.send(message)
+        """Tells the filesystem process something that has no answer, as soon as that takes it."""
+        self._outbox.put(message)
 
     def open_replacement(self, name: str, page_size: int, page_n: int) -> LocalReplacement:
         """Begins to replace a database of this primary as a whole.

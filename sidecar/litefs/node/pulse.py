@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 from litefs.errors import LinkClosedError
+from litefs.link import messages as m
 from litefs.node.link_client import LinkClient
 
 BEAT_S = 1.0
@@ -52,7 +53,7 @@ class Pulse:
         heard_n, missed = self._link.received_n, 0
         while not self._stopping.is_set():
             try:
-                self._link.poke()
+                self._link.offer(m.Ping())
             except LinkClosedError:
                 return
             self._stopping.wait(BEAT_S)

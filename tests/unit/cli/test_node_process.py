@@ -19,6 +19,7 @@ import pytest
 from litefs.link import messages as m
 from litefs.link.channel import MessageDecoder, encode
 from litefs.link.settings import SETTINGS_VARIABLE, NodeSettings
+from tests.unit.node.fake_duties import eventually
 
 SIDECAR = Path(__file__).parents[3] / "sidecar"
 TIMEOUT_S = 30.0
@@ -32,11 +33,11 @@ class NodeUnderTest:
         for name in ("data", "mnt"):
             (directory / name).mkdir()
         (directory / "data" / "id").write_text("0123456789ABCDEF\n")
-        self.link, their_link = socket.socketpair()
+        self.link, self._their_link = socket.socketpair()
         self.control, their_control = socket.socketpair()
         self.control.settimeout(TIMEOUT_S)
         settings = NodeSettings(
-            link_fd=their_link.fileno(),
+            link_fd=self._their_link.fileno(),
             control_fd=their_control.fileno(),
             data_dir=str(directory / "data"),
             mount_dir=str(directory / "mnt"),
@@ -55,9 +56,11 @@ class NodeUnderTest:
             stderr=subprocess.PIPE,
             pass_fds=(settings.link_fd, settings.control_fd),
         )
-        their_link.close()
         their_control.close()
         self.heard: list[m.NodeMessage] = []
+        self.goes_on = threading.Event()
+        """The filesystem process reads while it is set."""
+        self.goes_on.set()
         self._log = b""
         self._answering = threading.Thread(target=self._answer)
         self._answering.start()
@@ -68,6 +71,7 @@ class NodeUnderTest:
             while data := self.link.recv(1 << 16):
                 for message in decoder.feed(data):
                     self._take(message)
+                self.goes_on.wait()
 
     def _take(self, message: m.NodeMessage) -> None:
         self.heard.append(message)
@@ -82,18 +86,48 @@ class NodeUnderTest:
         assert said == b'{"type":"node-ready"}\n', said or self.end()
 
     def ask(self, path: str, method: str = "GET") -> bytes:
-        """Returns the body of the answer to a request to the address in the log."""
-        assert self.process.stderr is not None
-        while not (match := re.search(rb"http://127\.0\.0\.1:(\d+)", self._log)):
-            line = self.process.stderr.readline()
-            assert line, self._log.decode()
-            self._log += line
-        connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=TIMEOUT_S)
+        """Returns the body of the answer to a request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port(), timeout=TIMEOUT_S)
         try:
             connection.request(method, path)
             return connection.getresponse().read()
         finally:
             connection.close()
+
+    def fill_link(self) -> None:
+        """Makes the other process stop reading, and leaves no room for anything on the way to it."""
+        self.goes_on.clear()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._their_link.send(encode(m.Ping()), socket.MSG_DONTWAIT)
+
+    def connect(self) -> socket.socket:
+        """Returns a connection to the API."""
+        return socket.create_connection(("127.0.0.1", self._port()), timeout=TIMEOUT_S)
+
+    def listen(self) -> socket.socket:
+        """Returns a connection on which events come."""
+        reader = self.connect()
+        reader.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        while b"init" not in received:
+            data = reader.recv(1 << 16)
+            assert data, received
+            received += data
+        return reader
+
+    def _port(self) -> int:
+        """Reads it from the log."""
+        assert self.process.stderr is not None
+        while not (match := re.search(rb"http://127\.0\.0\.1:(\d+)", self._log)):
+            line = self.process.stderr.readline()
+            assert line, self._log.decode()
+            self._log += line
+        return int(match[1])
+
+    def said(self, kind: type[m.NodeMessage]) -> list[m.NodeMessage]:
+        """Returns what the filesystem process has heard of one kind."""
+        return [message for message in self.heard if isinstance(message, kind)]
 
     def end(self) -> tuple[int, str]:
         """Waits for the end of the process. Returns its exit code and its log."""
@@ -101,11 +135,12 @@ class NodeUnderTest:
         return self.process.returncode, (self._log + log).decode()
 
     def close(self) -> None:
+        self.goes_on.set()
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()
-        self.link.close()
-        self.control.close()
+        for end in (self._their_link, self.link, self.control):
+            end.close()
         self._answering.join(TIMEOUT_S)
 
 
@@ -165,11 +200,20 @@ def test_a_port_that_is_taken_is_said_by_name(tmp_path: Path) -> None:
     assert "in use" in log
 
 
-def test_ends_in_good_order_with_a_follower(node: NodeUnderTest) -> None:
+def test_answers_while_the_filesystem_process_hangs_and_tells_it_afterwards(node: NodeUnderTest) -> None:
     node.wait_ready()
     node.ask("/healthz")
-    port = int(re.findall(rb"http://127\.0\.0\.1:(\d+)", node._log)[0])
-    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as follower:
+    node.fill_link()
+    with node.listen():
+        assert node.ask("/healthz") == b"ok\n"
+        node.goes_on.set()
+        eventually(lambda: node.said(m.SetListening)[-1:] == [m.SetListening(True)])
+    eventually(lambda: node.said(m.SetListening)[-1] == m.SetListening(False))
+
+
+def test_ends_in_good_order_with_a_follower(node: NodeUnderTest) -> None:
+    node.wait_ready()
+    with node.connect() as follower:
         follower.sendall(b"POST /stream HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n\0\0\0\0")
         received = follower.recv(1 << 16)
         node.process.terminate()

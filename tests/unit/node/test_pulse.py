@@ -87,23 +87,48 @@ def test_a_question_without_an_answer_is_given_up(other: Other) -> None:
         other.link.call(m.AskCounters(), lambda: other.pulse.is_silent)
 
 
-@pytest.mark.usefixtures("other")
-def test_a_full_socket_counts_as_silence_and_blocks_nobody() -> None:
+@pytest.fixture
+def full_link() -> Iterator[LinkClient]:
+    """A link that has no room, to somebody who reads nothing."""
     ours, theirs = socket.socketpair()
-    link = LinkClient(ours, lambda _event: None, lambda: None)
-    ours.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            ours.send(b"x" * 4096)
-    ours.setblocking(True)
+    with ours, theirs:
+        ours.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(b"x" * 4096)
+        ours.setblocking(True)
+        yield LinkClient(ours, lambda _event: None, lambda: None)
+
+
+@pytest.mark.usefixtures("other")
+def test_a_full_socket_counts_as_silence_and_blocks_nobody(full_link: LinkClient) -> None:
     changes: list[bool] = []
-    full = pulse.Pulse(link, changes.append)
+    full = pulse.Pulse(full_link, changes.append)
     full.start()
     eventually(lambda: full.is_silent)
     full.stop()
     full.join()
-    theirs.close()
-    ours.close()
+
+
+@pytest.mark.usefixtures("other")
+def test_a_question_that_there_is_no_room_for_is_given_up(full_link: LinkClient) -> None:
+    with pytest.raises(LinkSilentError):
+        full_link.call(m.AskCounters(), lambda: True)
+
+
+@pytest.mark.usefixtures("other")
+def test_a_question_behind_one_that_waits_for_room_is_given_up(full_link: LinkClient) -> None:
+    def ask() -> None:
+        with pytest.raises(LinkClosedError):
+            full_link.call(m.AskCounters())
+
+    sending = threading.Thread(target=ask, daemon=True)
+    sending.start()
+    eventually(full_link._sending.locked)
+    with pytest.raises(LinkSilentError):
+        full_link.call(m.AskCounters(), lambda: True)
+    full_link.close()
+    sending.join()
 
 
 def test_a_link_that_is_closed_ends_it(other: Other) -> None:
@@ -111,5 +136,5 @@ def test_a_link_that_is_closed_ends_it(other: Other) -> None:
     other.link.close()
     eventually(lambda: not other.pulse._thread.is_alive())
     with pytest.raises(LinkClosedError):
-        other.link.poke()
+        other.link.offer(m.Ping())
     assert other.changes == []
