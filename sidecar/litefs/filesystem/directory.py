@@ -136,7 +136,7 @@ class Directory(Answers):
             else:
                 inode.scratch = served.shm = ScratchFile(self.store.disk, served.database.directory)
                 self.on_shm_created(owner)
-        self.inodes.by_name[name] = inode
+        self.inodes.give_name(inode)
         return inode
 
     def _served_for_new(self, kind: Kind, owner: str) -> ServedDatabase:
@@ -220,7 +220,7 @@ class Directory(Answers):
         del self.inodes.by_name[source.name]
         source.become_database(target, served)
         self._keep_attributes(source, served)
-        self.inodes.by_name[target] = source
+        self.inodes.give_name(source)
         if served.database.wal_mode and not self.store.gate.is_open:
             self.make_wal(target, served)
 

@@ -89,6 +89,10 @@ class Inode:
             return False
         return self.kind is Kind.DATABASE or (served.is_replaced and self.kind in TRANSACTION_KINDS)
 
+    def note_change(self) -> None:
+        """The content changed now. Backup programs go by the time of change as much as by that of modification."""
+        self.mtime_ns = self.ctime_ns = time.time_ns()
+
     def become_database(self, name: str, served: ServedDatabase) -> None:
         """A replacement is renamed. Until then it was empty, which the kernel was not to remember."""
         self.name, self.kind, self.served = name, Kind.DATABASE, served
@@ -136,8 +140,13 @@ class InodeTable:
         self._next += 1
         self.by_number[inode.number] = inode
         if named:
-            self.by_name[name] = inode
+            self.give_name(inode)
         return inode
+
+    def give_name(self, inode: Inode) -> None:
+        """Shows an inode under its name."""
+        self.by_name[inode.name] = inode
+        self.root.note_change()
 
     def add_database(self, name: str, served: ServedDatabase, *, named: bool = True) -> Inode:
         """Makes the inode of a database that lies in the data directory, with the mode, owner and times kept there."""
@@ -165,6 +174,7 @@ class InodeTable:
         inode.kept = kept
         if self.by_name.get(inode.name) is inode:
             del self.by_name[inode.name]
+            self.root.note_change()
         self._drop_if_unused(inode)
 
     def forget(self, number: int, lookup_n: int) -> None:

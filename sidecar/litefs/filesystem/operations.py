@@ -26,6 +26,7 @@ from litefs.filesystem.loads import let_load_commit
 from litefs.filesystem.loop import Loop
 from litefs.filesystem.special_files import ClusterView, special_content
 from litefs.filesystem.wal_sync import WalSync
+from litefs.storage.served import ServedDatabase
 from litefs.storage.steps import Steps
 from litefs.storage.store import Store
 
@@ -81,10 +82,14 @@ class Operations(Directory):
             return
         await let_load_commit(self.loop, inode.served)
         if inode.served.load is not None:
-            await self.loop.drive(inode.served.finish_load())
+            await self._finish_load(inode, inode.served)
             if inode.served.load is not None:
                 _log.warning("%s: closed without being a whole SQLite database: it stays on this node only", inode.name)
-            inode.mtime_ns = time.time_ns()
+
+    async def _finish_load(self, inode: Inode, served: ServedDatabase) -> None:
+        await self.loop.drive(served.finish_load())
+        if served.load is None:
+            self._keep_attributes(inode, served)  # the times that `cp -p` set before it closed, too
 
     async def read(self, fh: int, offset: int, size: int) -> bytes:
         """Reads; fewer bytes at the end of the file."""
@@ -126,7 +131,7 @@ class Operations(Directory):
             steps = self._write(handle, offset, data)
             if steps is not None:
                 await self.loop.drive(steps)
-            handle.inode.mtime_ns = time.time_ns()
+            handle.inode.note_change()
             self.loop.spin()
             return len(data)
         except Exception as error:
@@ -229,7 +234,7 @@ class Operations(Directory):
             await let_load_commit(self.loop, served)
             served.truncate(size, by_sqlite=handle.by_sqlite)
             if handle.inode is inode and served.load is not None and not inode.handle_n:
-                await self.loop.drive(served.finish_load())
+                await self._finish_load(inode, served)
         elif inode.scratch is None:
             raise pyfuse3.FUSEError(errno.EIO)
         elif served is None or inode.kind is Kind.SHM or inode.unlinked:
@@ -238,4 +243,4 @@ class Operations(Directory):
             served.wal.truncate(size)
         else:
             await self.loop.drive(served.journal.truncate(size))
-        inode.mtime_ns = time.time_ns()
+        inode.note_change()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fuseless_mount import ROOT, FuselessMount, context
+from tests.support.fuseless_mount import ROOT, FuselessMount, context, pages
 
 # ---- attributes ----
 
@@ -30,7 +30,33 @@ def test_a_write_is_the_time_of_change(mount: FuselessMount) -> None:
     mount.do(mount.set("a.db-shm", update_mtime=True, st_mtime_ns=10))
     before = time.time_ns()
     mount.write(fh, 0, b"x")
-    assert mount.lookup("a.db-shm").st_mtime_ns >= before
+    entry = mount.lookup("a.db-shm")
+    assert entry.st_mtime_ns >= before
+    assert entry.st_ctime_ns >= before
+
+
+def test_a_name_that_comes_or_goes_changes_the_directory(mount: FuselessMount) -> None:
+    root = mount.inodes.root
+    for change in (lambda: mount.create("a.db"), lambda: mount.unlink("a.db")):
+        root.mtime_ns = root.ctime_ns = 10
+        before = time.time_ns()
+        change()
+        assert root.mtime_ns >= before
+        assert root.ctime_ns >= before
+
+
+def test_times_that_are_set_before_a_copied_file_is_closed_stay(tmp_path: Path) -> None:
+    mount = FuselessMount(tmp_path)
+    fh = mount.create("a.db", os.O_WRONLY)
+    mount.write(fh, 0, b"".join(pages(1)))
+    mount.do(mount.set("a.db", fh, update_mtime=True, st_mtime_ns=123_000))
+    mount.release(fh)
+    assert mount.position() == 1
+    assert mount.lookup("a.db").st_mtime_ns == 123_000
+    mount.close()
+    mount = FuselessMount(tmp_path)
+    assert mount.lookup("a.db").st_mtime_ns == 123_000
+    mount.close()
 
 
 def test_attributes_survive_a_restart(tmp_path: Path) -> None:
