@@ -1,6 +1,6 @@
 """Whether a pod gets a sidecar, and from which LiteFSCluster: what the webhook decides.
 
-Strategy: the decision itself is `injection.inject`. Here is what it needs to know, from the indexes; on a miss the API
+Strategy: the decision itself is `injection.inject`. Here is what it needs to know, from the watches; on a miss the API
 server is asked before the pod is refused, because a cluster and its pods come with one `kubectl apply`.
 """
 

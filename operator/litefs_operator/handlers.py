@@ -1,19 +1,16 @@
-"""The handlers that kopf calls: a few lines each, and none that writes to what it watches.
+"""What kopf calls: the webhook's handler, in a few lines.
 
-Strategy: only indexes and `on.event`, so that kopf puts no finalizer and no annotation on anything, and both replicas
-watch all the time. Whoever acts does it elsewhere, by the Kubernetes Lease.
+Strategy: kopf watches nothing, so it puts no finalizer and no annotation on anything. What there is, both replicas know
+by watches of their own (`known.py`), and whoever acts does it elsewhere, by the Kubernetes Lease.
 """
 
 import logging
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
 
-from litefs_operator import names
 from litefs_operator.admission import Admission, PodReview
 from litefs_operator.errors import RefusedError
-from litefs_operator.known import ClusterKey, Known, Manifest, kept_of
 from litefs_operator.webhook_server import WebhookServer
 
 INJECT = "inject"
@@ -21,64 +18,30 @@ INJECT = "inject"
 
 REFUSED_STATUS = 403
 
-WATCH_SERVER_S = 60
-WATCH_INACTIVE_S = 75.0
-"""A watch is asked for anew each minute (the API server takes whole seconds), and given up when silent for longer."""
-
 _log = logging.getLogger("litefs_operator.admission")
 
 
 class Handlers:
     """What kopf calls, bound to the parts that do the work."""
 
-    def __init__(
-        self, admission: Admission, known: Known, server: WebhookServer, changed: Callable[[ClusterKey], None]
-    ) -> None:
-        """Args: changed: is told of every LiteFSCluster that came, changed or went."""
+    def __init__(self, admission: Admission, server: WebhookServer) -> None:
         self._admission = admission
-        self._known = known
         self._server = server
-        self._changed = changed
 
-    def registry(self, *, with_namespaces: bool) -> kopf.OperatorRegistry:
-        """Returns the handlers for kopf.
-
-        Args:
-            with_namespaces: the operator may watch them.
-        """
+    def registry(self) -> kopf.OperatorRegistry:
+        """Returns the handlers for kopf."""
         registry = kopf.OperatorRegistry()
         kopf.on.startup(registry=registry)(self.start)
         kopf.on.login(registry=registry)(kopf.login_via_client)
-        kopf.index(names.GROUP, names.VERSION, names.PLURAL, id="clusters", registry=registry)(self.index_cluster)
-        kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)(self.cluster_event)
         kopf.on.mutate("", "v1", "pods", id=INJECT, operations=["CREATE"], registry=registry)(self.inject)
-        if with_namespaces:
-            kopf.index("", "v1", "namespaces", id="namespaces", registry=registry)(self.index_namespace)
         return registry
 
-    def start(self, settings: kopf.OperatorSettings, **indexes: Any) -> None:
-        """Configures kopf, and takes its indexes."""
+    def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:
+        """Configures kopf."""
         settings.admission.server = self._server
         settings.admission.managed = None  # the chart owns the configuration: kopf cannot write its matchConditions
         settings.posting.enabled = False
-        settings.watching.server_timeout = WATCH_SERVER_S
-        settings.watching.inactivity_timeout = WATCH_INACTIVE_S
-        # kopf would otherwise list all namespaces for a minute, although it has no right to, before it serves its own.
-        settings.scanning.disabled = "namespaces" not in indexes
-        self._known.bind(indexes["clusters"], indexes.get("namespaces"))
-
-    def index_cluster(self, body: kopf.Body, **_: Any) -> dict[ClusterKey, Manifest]:
-        """Keeps a LiteFSCluster."""
-        manifest = kept_of(body)
-        return {(manifest["metadata"]["namespace"], manifest["metadata"]["name"]): manifest}
-
-    def index_namespace(self, name: str, labels: Mapping[str, str], **_: Any) -> dict[str, Mapping[str, str]]:
-        """Keeps the labels of a namespace."""
-        return {name: dict(labels)}
-
-    async def cluster_event(self, namespace: str | None, name: str, **_: Any) -> None:
-        """Tells that a LiteFSCluster changed; the index has it by now."""
-        self._changed((namespace or "", name))
+        settings.scanning.disabled = True  # there are always pods: kopf need not watch which kinds come and go
 
     async def inject(
         self, body: kopf.Body, namespace: str | None, patch: kopf.Patch, warnings: list[str], dryrun: bool, **_: Any

@@ -1,15 +1,13 @@
-"""The LiteFSClusters and namespaces that kopf watches, as its live indexes have them."""
+"""The LiteFSClusters, and the labels of namespaces, as the API server has them: watched by both replicas."""
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
-
-import kopf
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from litefs_operator import names
+from litefs_operator.kube import KubeApi, Manifest, object_path
+from litefs_operator.metrics import Metrics
+from litefs_operator.object_watch import ObjectWatch, Source
 
-Manifest = dict[str, Any]
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 ClusterKey = tuple[str, str]
 """Namespace and name."""
 
@@ -35,34 +33,45 @@ def kept_of(body: Mapping[str, Any]) -> Manifest:
 
 
 class Known:
-    """The indexes, once kopf has made them."""
+    """What is known of them, watched from construction on. For one event loop."""
 
-    def __init__(self) -> None:
-        self._clusters: kopf.Index[ClusterKey, Manifest] | None = None
-        self._namespaces: kopf.Index[str, Mapping[str, str]] | None = None
-
-    def bind(
-        self,
-        clusters: "kopf.Index[ClusterKey, Manifest]",
-        namespaces: "kopf.Index[str, Mapping[str, str]] | None",
+    def __init__(
+        self, kube: KubeApi, namespaces: tuple[str, ...], metrics: Metrics, changed: Callable[[ClusterKey], None]
     ) -> None:
-        """Takes the indexes, which kopf goes on filling."""
-        self._clusters = clusters
-        self._namespaces = namespaces
+        """Args: namespaces: empty for all; changed: is told of every LiteFSCluster that came, changed or went."""
+
+        def tell(before: Manifest | None, now: Manifest | None) -> None:
+            manifest = now or before
+            assert manifest is not None
+            changed(cluster_key(manifest))
+
+        version = f"{names.GROUP}/{names.VERSION}"
+        paths = tuple(object_path(version, names.PLURAL, namespace) for namespace in namespaces or ("",))
+        self._clusters = ObjectWatch(kube, Source(what=names.PLURAL, paths=paths), kept_of, tell)
+        metrics.watch_age(names.PLURAL, self._clusters)
+        self._namespaces: ObjectWatch[Mapping[str, str]] | None = None
+        if not namespaces:  # otherwise the operator has no right to
+            source = Source(what="namespaces", paths=(object_path("v1", "namespaces"),))
+            self._namespaces = ObjectWatch(kube, source, _labels_of, lambda _before, _now: None)
+            metrics.watch_age(source.what, self._namespaces)
+
+    def is_listed(self) -> bool:
+        """Returns whether every LiteFSCluster that there was at the start is known."""
+        return self._clusters.is_listed()
 
     def cluster(self, key: ClusterKey) -> Manifest | None:
         """Returns a LiteFSCluster; not to be changed."""
-        return _only(self._clusters, key)
+        return self._clusters.objects.get(key)
 
     def clusters(self) -> list[ClusterKey]:
         """Returns the keys of all."""
-        return list(self._clusters) if self._clusters is not None else []
+        return list(self._clusters.objects)
 
     def namespace_labels(self, namespace: str) -> Mapping[str, str] | None:
         """Returns the labels of a namespace; None if it is not known."""
-        return _only(self._namespaces, namespace)
+        return self._namespaces.objects.get(("", namespace)) if self._namespaces is not None else None
 
 
-def _only(index: "kopf.Index[Key, Value] | None", key: Key) -> Value | None:
-    """Values of an index come in collections, because several objects may have a key; ours never do."""
-    return next(iter(index.get(key, ())), None) if index is not None else None
+def _labels_of(namespace: Manifest) -> Mapping[str, str]:
+    labels: Mapping[str, str] = namespace["metadata"].get("labels") or {}
+    return labels

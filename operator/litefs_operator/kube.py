@@ -2,7 +2,7 @@
 
 Strategy: the transport, credentials and their renewal are those of the `kubernetes` client; its typed models are not
 used, because they cost more than all else that the operator does with a pod. Every call blocks, and is made in a
-thread. kopf has a connection of its own, for the LiteFSClusters and the namespaces.
+thread.
 """
 
 import json

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +18,7 @@ from litefs_operator.kube import KubeApi, Manifest
 
 Record = TypeVar("Record")
 ObjectKey = tuple[str, str]
-"""Namespace and name."""
+"""Namespace, "" for objects that have none, and name."""
 
 RETRY_S = (0.2, 1.0, 2.0, 5.0)
 """Pauses after failures in a row; the last is repeated."""
@@ -79,8 +79,8 @@ class ObjectWatch(Generic[Record]):
                 if not version:
                     version = self._list(path, known)
                 begun = time.monotonic()
-                version = self._follow(path, version, known)
-                failures = 0
+                for place in self._follow(path, version, known):
+                    version, failures = place, 0
                 if time.monotonic() - begun < QUICK_S:
                     time.sleep(RETRY_S[0])
             except ExpiredError:
@@ -102,14 +102,15 @@ class ObjectWatch(Generic[Record]):
         for version, items in self._kube.pages(path, **self._selector()):  # noqa: B007 - the last one counts
             records = {_key(item): self._keep(item) for item in items}
             found |= records.keys()
+            known.update(records)  # at once: a list that breaks has told of them, too
             self._report(self._take_page, records)
         gone = known - found
-        known.clear()
-        known |= found
+        known -= gone
         self._report(self._take_end, path, gone)
         return version
 
-    def _follow(self, path: str, version: str, known: set[ObjectKey]) -> str:
+    def _follow(self, path: str, version: str, known: set[ObjectKey]) -> Iterator[str]:
+        """Takes what happens, and yields the place from which to go on."""
         for event in self._kube.watch(path, version, **self._selector()):
             item = event["object"]
             version = item["metadata"]["resourceVersion"]
@@ -121,8 +122,9 @@ class ObjectWatch(Generic[Record]):
             else:
                 known.add(_key(item))
                 self._report(self._take, _key(item), self._keep(item))
+            yield version
         self._report(self._hear)
-        return version
+        yield version
 
     def _selector(self) -> dict[str, str]:
         return {"labelSelector": self._source.label_selector} if self._source.label_selector else {}
@@ -164,4 +166,4 @@ class _LoopClosedError(Exception):
 
 def _key(item: Manifest) -> ObjectKey:
     metadata = item["metadata"]
-    return metadata["namespace"], metadata["name"]
+    return metadata.get("namespace", ""), metadata["name"]

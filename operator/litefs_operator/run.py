@@ -14,7 +14,6 @@ from typing import Any
 
 import kopf
 
-from litefs_operator import names
 from litefs_operator.admission import Admission
 from litefs_operator.certificate_keeper import CertificateKeeper
 from litefs_operator.errors import KubeError, KubeUnavailableError, OperatorError
@@ -23,8 +22,8 @@ from litefs_operator.handlers import Handlers, ReportedElsewhere
 from litefs_operator.health import health_server
 from litefs_operator.injection import Installation
 from litefs_operator.injection_status import InjectionStatus
-from litefs_operator.known import ClusterKey, Known, cluster_key
-from litefs_operator.kube import KubeApi, object_path
+from litefs_operator.known import ClusterKey, Known
+from litefs_operator.kube import KubeApi
 from litefs_operator.leader import Leader
 from litefs_operator.metrics import Metrics
 from litefs_operator.node_client import NodeClient
@@ -37,8 +36,8 @@ from litefs_operator.tokens import read_master_key
 from litefs_operator.webhook_server import DRAIN_S, WebhookServer
 
 COMPONENT = "litefs-operator"
-INDEX_LOOK_S = 0.5
-"""How often a replica that starts looks whether it is ready."""
+LISTED_LOOK_S = 0.1
+"""How often a replica that starts looks whether it knows what there is."""
 
 RETRY_S = 5.0
 THREADS = 16
@@ -55,22 +54,25 @@ def run_operator(options: Options) -> bool:
     try:
         with tempfile.TemporaryDirectory(prefix="litefs-tls-") as own_dir:
             certificate_dir = options.webhook.tls_dir or Path(own_dir)
-            asyncio.run(Operator(options, KubeApi.connect(), certificate_dir).run())
+            asyncio.run(_run(options, certificate_dir))
     except OperatorError as error:
         _log.error("%s", error)
         return False
     return True
 
 
+async def _run(options: Options, certificate_dir: Path) -> None:
+    await Operator(options, KubeApi.connect(), certificate_dir).run()
+
+
 class Operator:
-    """One replica."""
+    """One replica. For one event loop, in which it is made."""
 
     def __init__(self, options: Options, kube: KubeApi, certificate_dir: Path) -> None:
         """Args: kube: the connection that everything but kopf uses; certificate_dir: has, or gets, the webhook's."""
         self._options = options
         self._kube = kube
         self._metrics = Metrics()
-        self._known = Known()
         self._events = EventRecorder(kube, COMPONENT, options.pod_name)
         self._status = InjectionStatus(kube, self._events)
         self._leader = Leader(kube, options.pod_namespace, options.lease, options.pod_name)
@@ -78,21 +80,20 @@ class Operator:
         self._certificates: CertificateKeeper | None = None
         if options.webhook.tls_dir is None:
             self._certificates = CertificateKeeper(kube, options.webhook, options.pod_namespace, certificate_dir)
-        self._stores: Stores | None = None
         self._reconciler: Reconciler | None = None
         self._is_ending = False
-        self._is_indexed = False
+        self._known = Known(kube, options.namespaces, self._metrics, self._changed)
+        self._stores = Stores(kube, options.namespaces, self._metrics, self._changed, self._budget_changed)
 
     async def run(self) -> None:
         """Runs until a signal comes, or a part fails."""
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="api"))
-        self._stores = Stores(self._kube, self._options.namespaces, self._metrics, self._changed, self._budget_changed)
         self._metrics.cluster_count(lambda: len(self._known.clusters()))
         self._metrics.leader.set_function(lambda: float(self._leader.leads()))
         health = health_server(self._options.health_port, self._metrics, self._missing)
         async with health, asyncio.TaskGroup() as group:
-            parts = [self._events.run(), self._status.run(), self._check_indexes(), self._leader.run(self._lead)]
+            parts = [self._events.run(), self._status.run(), self._leader.run(self._lead)]
             if self._certificates is not None:
                 parts.append(self._certificates.run())
             tasks = [group.create_task(part) for part in parts]
@@ -105,16 +106,15 @@ class Operator:
     async def _serve(self) -> None:
         """Runs kopf, and winds up when a signal comes."""
         options = self._options
-        handlers = Handlers(self._admission(), self._known, self._server, self._changed)
+        handlers = Handlers(self._admission(), self._server)
         started, stop, told = asyncio.Event(), asyncio.Event(), asyncio.Event()
         # By default kopf looks for the name of the user, which an image need not have.
         identity: Any = options.pod_name
         kopf_task = asyncio.create_task(
             kopf.operator(
-                registry=handlers.registry(with_namespaces=not options.namespaces),
+                registry=handlers.registry(),
                 standalone=True,
-                clusterwide=not options.namespaces,
-                namespaces=options.namespaces,
+                clusterwide=True,  # it watches nothing, wherever
                 identity=identity,
                 ready_flag=started,
                 stop_flag=stop,
@@ -160,9 +160,8 @@ class Operator:
     async def _lead(self) -> None:
         """Keeps the clusters, for as long as this replica has the Lease."""
         options, metrics = self._options, self._metrics
-        assert self._stores is not None
-        while not (self._is_indexed and self._stores.is_listed()):  # noqa: ASYNC110 - kopf tells of nothing to wait for
-            await asyncio.sleep(INDEX_LOOK_S / 5)
+        while not (self._known.is_listed() and self._stores.is_listed()):  # noqa: ASYNC110 - they come from threads
+            await asyncio.sleep(LISTED_LOOK_S)
         key = await self._master_key()
         installed = InstalledConsul(url=options.consul_url, token=options.consul_token, ca=options.consul_ca)
         self._reconciler = Reconciler(
@@ -194,25 +193,9 @@ class Operator:
         waits = {
             "ending": self._is_ending,
             "the webhook is not served yet": not self._server.is_serving,
-            "the LiteFSClusters are not read yet": not self._is_indexed,
+            "the LiteFSClusters are not read yet": not self._known.is_listed(),
         }
         return [text for text, holds in waits.items() if holds]
-
-    async def _check_indexes(self) -> None:
-        """Waits until kopf has read every LiteFSCluster: an open port alone would refuse pods."""
-        while not self._is_indexed:
-            try:
-                listed = await asyncio.to_thread(self._list_clusters)
-                self._is_indexed = listed <= set(self._known.clusters())
-            except (KubeError, KubeUnavailableError) as error:
-                _log.warning("the LiteFSClusters cannot be listed: %s", error)
-                await asyncio.sleep(RETRY_S)
-            await asyncio.sleep(INDEX_LOOK_S)
-
-    def _list_clusters(self) -> set[ClusterKey]:
-        version = f"{names.GROUP}/{names.VERSION}"
-        paths = [object_path(version, names.PLURAL, namespace) for namespace in self._options.namespaces or ("",)]
-        return {cluster_key(item) for path in paths for _, items in self._kube.pages(path) for item in items}
 
 
 async def _first(task: "asyncio.Task[None]", other: Coroutine[Any, Any, object]) -> None:

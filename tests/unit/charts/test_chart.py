@@ -261,7 +261,6 @@ def test_the_operator_may_do_what_it_does_and_no_more(chart: Chart) -> None:
         WATCHED
         + """
     - namespaces - get list watch
-    apiextensions.k8s.io customresourcedefinitions - list watch
     """
     )
     assert rules_of(of_kind(manifests, "Role", "operator")) == expected_rules(
@@ -275,8 +274,7 @@ def test_every_kind_that_the_operator_s_sources_name_is_granted_and_no_other(cha
     sources = "".join(path.read_text() for path in Path(litefs_operator.__path__[0]).rglob("*.py"))
     named = set(re.findall(r'"(?:v1|[a-z0-9./]+/v1)", "([a-z]+)"(?!:)|_API, "([a-z]+)"', sources))
     plurals = {first or second for first, second in named} - {"kind"} | {PLURAL, f"{PLURAL}/status"}
-    # kopf watches definitions by itself.
-    assert {resource for _, resource, _, _ in granted} - {"customresourcedefinitions"} == plurals
+    assert {resource for _, resource, _, _ in granted} == plurals
 
 
 def test_an_operator_that_makes_its_certificate_may_do_that_too(chart: Chart) -> None:

@@ -9,7 +9,6 @@ from litefs_operator.errors import RefusedError
 from litefs_operator.events import EventRecorder
 from litefs_operator.injection import Injected, Installation
 from litefs_operator.injection_status import InjectionStatus
-from litefs_operator.known import Known
 from litefs_operator.metrics import Metrics
 from tests.unit.operator.fake_kube import FakeKube
 
@@ -23,29 +22,32 @@ CLUSTER: dict[str, Any] = {
 }
 
 
-class Index(dict[Any, Any]):
-    """kopf's index: values come in collections."""
+class Watched:
+    """What the watches have of the API server: all, or nothing yet."""
 
-    def __init__(self, values: Mapping[Any, Any]) -> None:
-        super().__init__({key: [value] for key, value in values.items()})
+    def __init__(self, *, knows: bool) -> None:
+        self._knows = knows
+
+    def cluster(self, key: tuple[str, str]) -> dict[str, Any] | None:
+        return {**CLUSTER, "status": {}} if self._knows and key == ("web", "blog") else None
+
+    def namespace_labels(self, namespace: str) -> Mapping[str, str] | None:
+        return {} if self._knows and namespace == "web" else None
 
 
 class World:
     """An admission with what it asks."""
 
-    def __init__(self, *, indexed: bool = True, reads_namespaces: bool = True) -> None:
+    def __init__(self, *, knows: bool = True, reads_namespaces: bool = True) -> None:
         self.kube = FakeKube()
         self.kube.put(CLUSTER_PATH, CLUSTER)
         self.kube.put("/api/v1/namespaces/web", {"metadata": {"name": "web", "labels": {}}})
         self.metrics = Metrics()
-        known = Known()
-        clusters = Index({("web", "blog"): {**CLUSTER, "status": {}}} if indexed else {})
-        known.bind(cast("Any", clusters), cast("Any", Index({"web": {}} if indexed else {})))
         self.events = EventRecorder(cast("Any", self.kube), "litefs-operator", "op-1")
         self.status = InjectionStatus(cast("Any", self.kube), self.events)
         self.admission = Admission(
             cast("Any", self.kube),
-            known,
+            cast("Any", Watched(knows=knows)),
             Installation(image="litefs:1", consul_url="http://consul:8500"),
             self.status,
             self.metrics,
@@ -94,20 +96,20 @@ def test_a_pod_that_does_not_ask_is_left_alone(pod: Pod) -> None:
     assert world.kube.requests == []
 
 
-def test_what_the_index_has_not_yet_is_asked_for(pod: Pod) -> None:
-    world = World(indexed=False)
+def test_what_the_watches_have_not_told_yet_is_asked_for(pod: Pod) -> None:
+    world = World(knows=False)
     assert world.decide(pod, is_dry_run=True) is not None
     assert world.kube.requests == [("GET", CLUSTER_PATH), ("GET", "/api/v1/namespaces/web")]
 
 
 def test_an_operator_that_may_not_read_namespaces_does_not_ask_for_one(pod: Pod) -> None:
-    world = World(indexed=False, reads_namespaces=False)
+    world = World(knows=False, reads_namespaces=False)
     assert world.decide(pod, is_dry_run=True) is not None
     assert world.kube.requests == [("GET", CLUSTER_PATH)]
 
 
 def test_a_pod_of_a_cluster_that_does_not_exist_is_refused(pod: Pod) -> None:
-    world = World(indexed=False)
+    world = World(knows=False)
     del world.kube.objects[CLUSTER_PATH]
     with pytest.raises(RefusedError, match="ClusterNotFound"):
         world.decide(pod)
@@ -116,7 +118,7 @@ def test_a_pod_of_a_cluster_that_does_not_exist_is_refused(pod: Pod) -> None:
 
 
 def test_a_pod_is_refused_while_the_api_server_does_not_answer(pod: Pod) -> None:
-    world = World(indexed=False)
+    world = World(knows=False)
     world.kube.is_down = True
     with pytest.raises(RefusedError, match="NotReadable"):
         world.decide(pod)
@@ -145,7 +147,7 @@ def test_a_dry_run_leaves_no_trace(pod: Pod, is_refused: bool) -> None:
 
 
 def test_a_spec_of_another_version_is_refused_in_words(pod: Pod) -> None:
-    world = World(indexed=False)
+    world = World(knows=False)
     world.kube.put(CLUSTER_PATH, {**CLUSTER, "spec": {"http": {"port": "x"}}})
     with pytest.raises(RefusedError, match=r"spec\.http\.port.*SpecNotReadable"):
         world.decide(pod, is_dry_run=True)

@@ -7,7 +7,6 @@ import kopf
 import pytest
 
 from litefs_operator.handlers import INJECT, Handlers, ReportedElsewhere
-from litefs_operator.known import Known, kept_of
 from litefs_operator.webhook_server import WebhookServer
 from tests.unit.operator.test_admission import World
 
@@ -15,7 +14,7 @@ Pod = dict[str, Any]
 
 
 def make(world: World) -> Handlers:
-    return Handlers(world.admission, Known(), cast("WebhookServer", None), lambda _key: None)
+    return Handlers(world.admission, cast("WebhookServer", None))
 
 
 def call(world: World, pod: Pod) -> tuple[Pod, list[str]]:
@@ -49,7 +48,7 @@ def test_warnings_are_passed_on(pod: Pod) -> None:
 
 
 def test_a_pod_without_init_containers_and_volumes_can_be_patched(pod: Pod) -> None:
-    world = World(indexed=False)
+    world = World(knows=False)
     cluster = world.kube.objects["/apis/litefs.io/v1alpha1/namespaces/web/litefsclusters/blog"]
     cluster["spec"] = {"data": {"allowEphemeral": True}}
     del pod["spec"]["volumes"]
@@ -73,33 +72,20 @@ def test_a_pod_that_cannot_be_looked_at_is_denied_too(pod: Pod, caplog: pytest.L
     assert "could not be looked at" in caplog.text
 
 
-def test_no_handler_writes_to_what_it_watches() -> None:
-    """Only indexes, events and the webhook: the others would put finalizers and annotations on objects."""
-    registry = make(World()).registry(with_namespaces=True)
-    assert not registry._changing.get_all_handlers()
-    assert not registry._spawning.get_all_handlers()
-    assert {handler.id for handler in registry._indexing.get_all_handlers()} == {"clusters", "namespaces"}
+def test_kopf_watches_nothing() -> None:
+    """Its handlers of changes would put finalizers and annotations on objects, its indexes keep what was deleted."""
+    registry = make(World()).registry()
+    for handlers in (registry._indexing, registry._watching, registry._changing, registry._spawning):
+        assert not handlers.get_all_handlers()
     assert {handler.id for handler in registry._webhooks.get_all_handlers()} == {INJECT}
-
-
-def test_without_the_right_to_watch_namespaces_none_is_watched() -> None:
-    registry = make(World()).registry(with_namespaces=False)
-    assert {handler.id for handler in registry._indexing.get_all_handlers()} == {"clusters"}
-
-
-def test_what_is_kept_of_a_cluster_is_what_is_read() -> None:
-    metadata = {"name": "blog", "namespace": "web", "uid": "u", "generation": 2, "managedFields": ["much"]}
-    kept = kept_of({"metadata": metadata, "spec": {"a": 1}, "status": {"b": 2}})
-    assert kept["metadata"] == {"name": "blog", "namespace": "web", "uid": "u", "generation": 2}
-    assert (kept["kind"], kept["spec"], kept["status"]) == ("LiteFSCluster", {"a": 1}, {"b": 2})
 
 
 @pytest.mark.parametrize(
     ("level", "text", "expected"),
     [
-        (logging.INFO, "Handler 'cluster_event' succeeded.", False),
+        (logging.INFO, "Activity 'start' succeeded.", False),
         (logging.ERROR, "Webhook 'inject' failed permanently: no", False),
-        (logging.ERROR, "Handler 'cluster_event' failed with an exception.", True),
+        (logging.ERROR, "Activity 'start' failed with an exception.", True),
     ],
 )
 def test_of_kopfs_lines_those_remain_that_nobody_else_writes(level: int, text: str, expected: bool) -> None:

@@ -32,6 +32,8 @@ class Script:
     def pages(self, _path: str, **_query: Any) -> Iterator[tuple[str, list[Manifest]]]:
         self.calls.append("list")
         for number, page in enumerate(self._next()):
+            if isinstance(page, Exception):
+                raise page
             yield str(100 + number), page
 
     def watch(self, _path: str, version: str, **_query: Any) -> Iterator[Manifest]:
@@ -39,7 +41,10 @@ class Script:
         if not self.steps:
             self.is_over.set()
             threading.Event().wait()
-        yield from self._next()
+        for step in self._next():
+            if isinstance(step, Exception):
+                raise step
+            yield step
 
     def _next(self) -> Any:
         step = self.steps.pop(0)
@@ -114,6 +119,20 @@ def test_what_came_by_the_watch_and_is_gone_at_the_next_list_is_told() -> None:
     known, told, _ = follow([[]], [event("ADDED", pod("a", 1, 101))], ExpiredError(410, "too old"), [[]])
     assert known == {}
     assert told == [(None, 1), (1, None)]
+
+
+def test_what_a_list_told_that_broke_and_is_gone_at_the_next_is_told() -> None:
+    known, told, calls = follow([[pod("a", 1)], KubeUnavailableError("gone")], [[pod("b", 2)]])
+    assert known == {"b": 2}
+    assert told == [(None, 1), (None, 2), (1, None)]
+    assert calls == ["list", "list", "watch 100"]
+
+
+def test_a_watch_that_breaks_goes_on_after_the_last_that_it_told() -> None:
+    events = [event("MODIFIED", pod("a", 2, 102)), KubeUnavailableError("gone")]
+    _, told, calls = follow([[pod("a", 1)]], events)
+    assert told == [(None, 1), (1, 2)]
+    assert calls == ["list", "watch 100", "watch 102"]
 
 
 def test_an_object_that_cannot_be_read_does_not_end_the_thread(caplog: pytest.LogCaptureFixture) -> None:
