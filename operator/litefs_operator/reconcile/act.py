@@ -80,7 +80,7 @@ class Actor:
             except (NotFoundError, NamespaceEndingError):
                 continue  # a pod that is gone has no role, and a namespace that goes needs no Services
             except ConflictError:
-                if not self._is_of(cluster, request):
+                if not self._set_present(cluster, request):
                     taken.append(f"{request.kind} {request.name}")
             except KubeError as error:
                 failures.append(f"{request.kind} {request.name}: {error}")
@@ -104,16 +104,22 @@ class Actor:
         self._kube.apply(path, manifest, owner=OWNER)
         self._metrics.writes.labels("status").inc()
 
-    def _is_of(self, cluster: Manifest, request: "_Request") -> bool:
-        """Whether what is there already is ours: the watch may be a moment behind."""
+    def _set_present(self, cluster: Manifest, request: "_Request") -> bool:
+        """Sets what was to be created and is there already, if it is ours. Returns whether it is.
+
+        The watch is a moment behind, or somebody changed the labels by which it finds the object.
+        """
         if request.manifest is None:
             return False
+        path, wanted = f"{request.path}/{request.name}", request.manifest
         try:
-            present = self._kube.get(f"{request.path}/{request.name}")
+            owners = self._kube.get(path)["metadata"].get("ownerReferences") or []
+            is_ours = any(owner["uid"] == cluster["metadata"]["uid"] for owner in owners)
+            if is_ours:
+                self._kube.patch(path, {"metadata": {"labels": wanted["metadata"]["labels"]}, "spec": wanted["spec"]})
         except KubeError:
             return False
-        owners = present["metadata"].get("ownerReferences") or []
-        return any(owner["uid"] == cluster["metadata"]["uid"] for owner in owners)
+        return is_ours
 
     def _send(self, request: "_Request") -> None:
         if request.patch is not None:
@@ -148,9 +154,9 @@ def _requests(namespace: str, decision: Decision) -> Iterator[_Request]:
 
     for pod, node in decision.node_labels.items():
         yield label(pod, NODE, node)
-    for name, spec in decision.patch_services.items():
+    for name, patch in decision.patch_services.items():
         path = object_path("v1", "services", namespace, name)
-        yield _Request(kind="service", name=name, path=path, patch={"spec": spec})
+        yield _Request(kind="service", name=name, path=path, patch=patch)
     for manifest in decision.create_services:
         yield create("service", "v1", "services", manifest)
     for pod, role in decision.role_labels.items():
@@ -160,7 +166,7 @@ def _requests(namespace: str, decision: Decision) -> Iterator[_Request]:
         path = object_path(*_BUDGETS, namespace, budget.delete)
         yield _Request(kind="budget", name=budget.delete, path=path)
     if budget.patch is not None:
-        name, spec = budget.patch
-        yield _Request(kind="budget", name=name, path=object_path(*_BUDGETS, namespace, name), patch={"spec": spec})
+        name, patch = budget.patch
+        yield _Request(kind="budget", name=name, path=object_path(*_BUDGETS, namespace, name), patch=patch)
     if budget.create is not None:
         yield create("budget", *_BUDGETS, budget.create)

@@ -35,7 +35,7 @@ class BudgetChange:
 
     Attributes:
         create: the manifest.
-        patch: name of ours, and the spec to set.
+        patch: name of ours, and a merge patch.
         delete: name of ours; "" for none.
     """
 
@@ -51,7 +51,7 @@ class Decision:
     Attributes:
         node_labels: label of the node's id to set, by pod; before the Services, which select by it.
         create_services: manifests.
-        patch_services: the spec to set, by name.
+        patch_services: merge patches, by name.
         role_labels: label of the role to set, by pod.
         budget: what is to become of the PodDisruptionBudget.
         status: the whole of it, but for what the webhook writes.
@@ -137,13 +137,26 @@ def _role_labels(seen: Observation, primary: Primary, node_labels: dict[str, str
 
 
 def _changed_services(seen: Observation, wanted: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
-    """Yields the specs to set; that of -rw first, because new connections wait for it."""
+    """Yields what to patch; -rw first, because new connections wait for it."""
     rw = rw_service(seen.name)
     for entry in sorted(wanted, key=lambda entry: bool(entry["metadata"]["name"] != rw)):
         name = entry["metadata"]["name"]
         kept = seen.services.get(name)
-        if kept is not None and kept.owner == seen.uid and kept.spec != entry["spec"]:
-            yield name, _patch_of(kept.spec, entry["spec"])
+        if kept is None:
+            continue
+        patch = _taking_over(seen, kept.owner, entry)
+        if kept.spec != entry["spec"]:
+            patch["spec"] = _patch_of(kept.spec, entry["spec"])
+        if patch:
+            yield name, patch
+
+
+def _taking_over(seen: Observation, owner: str, wanted: Manifest) -> Manifest:
+    """Returns a patch that takes over what a deleted LiteFSCluster of this name left; {} for what is ours already.
+
+    The garbage collector may be long in coming, and never comes for what was orphaned.
+    """
+    return {} if owner == seen.uid else {"metadata": {"ownerReferences": wanted["metadata"]["ownerReferences"]}}
 
 
 def _patch_of(before: Manifest, after: Manifest) -> Manifest:
@@ -160,12 +173,16 @@ def _patch_of(before: Manifest, after: Manifest) -> Manifest:
 
 def _budget(seen: Observation, memory: Memory, foreign: list[str]) -> BudgetChange:
     wanted = disruption_budget(seen.cluster, member_n=memory.member_n)
-    ours = next((budget for budget in seen.budgets if budget.owner == seen.uid), None)
+    # Of this LiteFSCluster, or of one of its name that was deleted.
+    ours = next((budget for budget in seen.budgets if budget.owner and budget.name == seen.name), None)
     if wanted is None or foreign or not seen.spec.disruption_budget:
         return BudgetChange(delete=ours.name if ours is not None else "")
     if ours is None:
         return BudgetChange(create=wanted)
-    return BudgetChange() if ours.spec == wanted["spec"] else BudgetChange(patch=(ours.name, wanted["spec"]))
+    patch = _taking_over(seen, ours.owner, wanted)
+    if ours.spec != wanted["spec"]:
+        patch["spec"] = wanted["spec"]
+    return BudgetChange(patch=(ours.name, patch)) if patch else BudgetChange()
 
 
 def _is_foreign(seen: Observation, budget: KeptBudget) -> bool:

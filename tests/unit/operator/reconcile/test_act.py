@@ -74,6 +74,17 @@ def test_a_second_time_finds_what_the_watch_does_not_show_yet(kube: FakeKube) ->
     assert (outcome.failures, outcome.taken) == ((), ())
 
 
+def test_a_service_whose_label_was_changed_is_found_again_and_set(kube: FakeKube) -> None:
+    make(kube).carry_out(CLUSTER, decide(seen(services={}, memory=Memory())))
+    changed = {"metadata": {"labels": {"app.kubernetes.io/managed-by": "another"}}, "spec": {"selector": {}}}
+    kube.patch(f"{SPACE}/services/blog-rw", changed)
+    outcome = make(kube).carry_out(CLUSTER, decide(seen(services={}, memory=Memory(), lease=held_by(1))))
+    assert (outcome.failures, outcome.taken) == ((), ())
+    service = kube.objects[f"{SPACE}/services/blog-rw"]
+    assert service["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "litefs-operator"
+    assert service["spec"]["selector"]["litefs.io/node"] == "ID1"
+
+
 def test_what_belongs_to_somebody_else_is_told_and_left_alone(kube: FakeKube) -> None:
     theirs = {"metadata": {"name": "blog-ro"}, "spec": {"selector": {"app": "other"}}}
     kube.put(f"{SPACE}/services/blog-ro", copy.deepcopy(theirs))

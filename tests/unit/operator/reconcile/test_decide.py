@@ -44,7 +44,7 @@ def conditions(decision: Decision) -> dict[str, tuple[str, str]]:
 def rw_node(decision: Decision) -> str | None:
     """The node that -rw is to be moved to; None if it stays."""
     patch = decision.patch_services.get("blog-rw")
-    return None if patch is None else patch["selector"]["litefs.io/node"]
+    return None if patch is None else patch["spec"]["selector"]["litefs.io/node"]
 
 
 def after(decision: Decision, observation: Observation, **changes: Any) -> Observation:
@@ -77,7 +77,8 @@ def test_a_new_cluster_gets_four_services_and_a_budget() -> None:
 
 def test_rw_follows_the_lease_in_one_write_and_before_anything_else() -> None:
     decision = decide(seen(lease=held_by(1)))
-    assert decision.patch_services == {"blog-rw": {"selector": {"litefs.io/cluster": "blog", "litefs.io/node": "ID1"}}}
+    selector = {"litefs.io/cluster": "blog", "litefs.io/node": "ID1"}
+    assert decision.patch_services == {"blog-rw": {"spec": {"selector": selector}}}
     assert decision.role_labels == {"blog-0": "replica", "blog-1": "primary"}
 
 
@@ -192,7 +193,7 @@ def test_ports_that_the_spec_adds_are_patched_into_the_services() -> None:
     spec = {"service": {"ports": [{"name": "web", "port": 80}]}}
     decision = decide(seen(spec=spec))
     assert sorted(decision.patch_services) == ["blog-r", "blog-ro", "blog-rw"]
-    assert [port["name"] for port in decision.patch_services["blog-ro"]["ports"]] == ["litefs", "web"]
+    assert [port["name"] for port in decision.patch_services["blog-ro"]["spec"]["ports"]] == ["litefs", "web"]
 
 
 def test_what_somebody_added_to_a_selector_is_taken_away() -> None:
@@ -200,27 +201,41 @@ def test_what_somebody_added_to_a_selector_is_taken_away() -> None:
     rw = services["blog-rw"]
     selector = {**rw.spec["selector"], "zone": "a"}
     services["blog-rw"] = dataclasses.replace(rw, spec={**rw.spec, "selector": selector})
-    assert decide(seen(services=services)).patch_services["blog-rw"]["selector"]["zone"] is None
+    assert decide(seen(services=services)).patch_services["blog-rw"]["spec"]["selector"]["zone"] is None
 
 
-def test_services_of_a_deleted_cluster_of_the_same_name_are_left_alone() -> None:
-    assert decide(seen(services=kept_services("ID9", owner="u-0"))).patch_services == {}
+@pytest.mark.parametrize("owner", ["u-0", ""], ids=["not collected yet", "orphaned"])
+def test_services_that_a_deleted_cluster_of_the_same_name_left_are_taken_over(owner: str) -> None:
+    patches = decide(seen(services=kept_services("ID9", owner=owner))).patch_services
+    assert next(iter(patches)) == "blog-rw"
+    assert patches["blog-rw"]["spec"]["selector"]["litefs.io/node"] == "ID0"
+    assert {patch["metadata"]["ownerReferences"][0]["uid"] for patch in patches.values()} == {"u-1"}
+    assert len(patches) == 4
 
 
 # ---- the disruption budget ----
+
+
+def test_a_budget_that_a_deleted_cluster_of_the_same_name_left_is_taken_over() -> None:
+    left = dataclasses.replace(kept_budget(), owner="u-0")
+    change = decide(seen(budgets=(left,))).budget
+    assert change.patch is not None
+    name, patch = change.patch
+    assert (name, patch["metadata"]["ownerReferences"][0]["uid"]) == ("blog", "u-1")
+    assert "spec" not in patch
 
 
 def test_the_budget_counts_more_nodes_at_once_and_fewer_when_they_stay_away() -> None:
     four = seen(members=map(member, range(4)))
     more = decide(four)
     assert more.budget.patch is not None
-    assert more.budget.patch[1]["minAvailable"] == 3
+    assert more.budget.patch[1]["spec"]["minAvailable"] == 3
     two = seen(members=[member(0), member(1)])
     first = decide(two)
     assert first.budget == BudgetChange()
     later = decide(after(first, two, now=NOW + FEWER_HOLD_S))
     assert later.budget.patch is not None
-    assert later.budget.patch[1]["minAvailable"] == 1
+    assert later.budget.patch[1]["spec"]["minAvailable"] == 1
 
 
 def test_a_pod_that_is_replaced_in_time_does_not_change_the_budget() -> None:
