@@ -90,9 +90,9 @@ class Directory(Answers):
         if len(owner.encode()) > NAME_BYTES_MAX:
             raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
         if kind is not Kind.SHM and not self.store.gate.is_open and not self._is_node(ctx):
-            # A WAL that came with a new state lies behind the kernel's memory that there was none. EEXIST ends
-            # that memory, and SQLite tries again, for reading.
-            raise pyfuse3.FUSEError(errno.EEXIST if text in self.inodes.by_name else errno.EACCES)
+            # A WAL that came with a new state lies behind the kernel's memory that there was none. On ESTALE the kernel
+            # asks anew what there is; EEXIST ends that memory, too, but not before Linux 6.6.
+            raise pyfuse3.FUSEError(errno.ESTALE if text in self.inodes.by_name else errno.EACCES)
         beside = self.store.databases.get(owner)
         if beside is not None and beside.is_being_replaced and kind in TRANSACTION_KINDS and not self._is_node(ctx):
             raise pyfuse3.FUSEError(errno.EBUSY)

@@ -118,12 +118,12 @@ def test_a_replica_creates_nothing_that_could_hold_a_transaction(mount: Fuseless
     mount.create(name, ctx=NODE)
 
 
-def test_a_wal_that_the_kernel_does_not_know_of_is_said_to_exist(mount: FuselessMount) -> None:
-    """It came with a new state; the kernel forgets on EEXIST that there was none, and SQLite opens it for reading."""
+def test_a_wal_that_the_kernel_does_not_know_of_is_looked_up_again(mount: FuselessMount) -> None:
+    """It came with a new state; the kernel forgets on ESTALE that there was none, and SQLite opens it for reading."""
     mount.make_wal_database()
     mount.become_replica()
     request = mount.operations.create(ROOT, b"a.db-wal", 0o644, SQLITE, context())
-    assert mount.errno(request) == errno.EEXIST
+    assert mount.errno(request) == errno.ESTALE
 
 
 def test_a_replica_creates_shared_memory_for_its_readers(mount: FuselessMount) -> None:
