@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from litefs.cli.api_token import read_token
+from litefs.deadline import Deadline
 from litefs.errors import ConfigError, PeerError
-from litefs.node.deadline import Deadline
 
 DEFAULT_URL = "http://localhost:20202"
 # Between two pieces of an answer. The longest silence is a primary that takes in a large import before it answers.

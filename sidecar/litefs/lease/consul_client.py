@@ -2,7 +2,8 @@
 
 Strategy: python-consul2's standard client, one per thread, for it is one `requests` session. What it gets wrong is
 put right here: environment variables that override its arguments, a session TTL in whole seconds of at least ten,
-transport errors that are those of `requests`, and an index that a proxy may have stripped.
+transport errors that are those of `requests`, time-outs for each wait that nothing bounds together, and an index that
+a proxy may have stripped.
 
 Source: Consul 1.22 HTTP API, /v1/kv, /v1/session, /v1/catalog; LiteFS 0.5.14, consul/consul.go.
 """
@@ -17,6 +18,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from litefs.deadline import Deadline
 from litefs.errors import ConfigError, LeaseLostError, LeaseUnavailableError
 
 with warnings.catch_warnings():
@@ -24,6 +26,7 @@ with warnings.catch_warnings():
     import consul
     import requests
     from consul.base import CB
+    from requests.adapters import HTTPAdapter
 
 DEFAULT_PORTS = {"http": 8500, "https": 8501}
 _EXPECTED_URL = (
@@ -107,7 +110,7 @@ class ConsulClient:
     """One connection to Consul, for one thread."""
 
     def __init__(self, address: ConsulAddress, timeout_s: float) -> None:
-        """Args: timeout_s: longest time that connecting, or waiting for the next bytes of an answer, may take."""
+        """Args: timeout_s: longest time that a request may take, with its answer."""
         hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CONSUL_HTTP_")}
         try:
             with warnings.catch_warnings():
@@ -119,6 +122,7 @@ class ConsulClient:
         self._http.base_uri = address.base_url
         # A lease must not depend on the variables for proxies, nor on a .netrc.
         self._http.session.trust_env = False
+        self._http.session.mount(address.base_url, _WholeAnswers(pool_connections=1, pool_maxsize=1))
         self._headers = {"X-Consul-Token": address.token} if address.token else {}
         self._timeout_s = timeout_s
         self._base_url = address.base_url
@@ -193,8 +197,41 @@ class ConsulClient:
             if "invalid session" in str(error):
                 raise LeaseLostError("Consul does not know the session any more") from error
             raise LeaseUnavailableError(f"Consul at {self._base_url}: {_reason(error)}") from error
-        except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+        except (requests.RequestException, TimeoutError, ValueError, KeyError, TypeError) as error:
             raise LeaseUnavailableError(f"Consul at {self._base_url}: {_reason(error)}") from error
+
+
+class _WholeAnswers(HTTPAdapter):
+    """Counts the time-out for a request as a whole, from connecting to the last byte of its answer."""
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> requests.Response:
+        pool = self.get_connection_with_tls_context(request, verify, proxies, cert)
+        # There is no other: the request takes it out again.
+        connection = pool._get_conn()  # noqa: SLF001 - no other way to shut it down before it has answered
+        pool._put_conn(connection)  # noqa: SLF001
+        with Deadline(_Line(connection), timeout, "answer"):
+            response = super().send(request, stream, timeout, verify, cert, proxies)
+            assert response.content is not None  # read to its end
+            return response
+
+
+class _Line:
+    """The socket that a connection has when it is to be shut down; making a connection may take several."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def shutdown(self, how: int, /) -> None:
+        if self._connection.sock is not None:
+            self._connection.sock.shutdown(how)
 
 
 def _indexed_entry(response: Any) -> tuple[int, Entry | None]:

@@ -19,6 +19,7 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from litefs.deadline import Deadline
 from litefs.errors import LinkClosedError, LiteFSError, PeerError, PeerRefusedError
 from litefs.formats.stream import (
     DropDbFrame,
@@ -32,7 +33,6 @@ from litefs.formats.stream import (
 from litefs.formats.stream_channels import LIVE_CHANNEL, VERSION, VERSION_HEADER, ChannelDecoder
 from litefs.link import messages as m
 from litefs.node.caller import Caller
-from litefs.node.deadline import Deadline
 from litefs.node.replicas import Replicas
 from litefs.node.signs_of_life import SignsOfLife
 from litefs.node.stream_client import StreamResponse, post_http1, post_http2

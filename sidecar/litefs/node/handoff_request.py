@@ -3,9 +3,9 @@
 import http.client
 from urllib.parse import urlsplit
 
+from litefs.deadline import Deadline
 from litefs.errors import HandoffRefusedError
 from litefs.node.caller import Caller
-from litefs.node.deadline import Deadline
 
 TIMEOUT_S = 15.0
 """For the connection, and then for the whole answer. Above what the primary allows itself."""

@@ -22,8 +22,8 @@ from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, Stre
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 
+from litefs.deadline import Deadline
 from litefs.errors import PeerError
-from litefs.node.deadline import Deadline
 
 TARGET = "/stream"
 

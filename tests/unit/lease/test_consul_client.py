@@ -14,6 +14,7 @@ from litefs.lease.consul_client import ConsulAddress, ConsulClient
 from litefs.lease.consul_lease import ConsulLease, ConsulTerms
 from litefs.lease.lease import Identity
 from tests.support.consul import ConsulAgent
+from tests.support.dripping_peer import HALF_A_HEAD, dripping_peer
 from tests.support.litefs_node import free_port
 from tests.unit.lease.worlds import identity_of
 
@@ -176,6 +177,19 @@ def test_an_answer_without_an_index_is_no_error(answer: bytes) -> None:
 def test_whatever_is_wrong_with_an_answer_is_one_error(answer: bytes) -> None:
     with _answering(answer) as url, pytest.raises(LeaseUnavailableError):
         ConsulClient(ConsulAddress.parse(url, {}), TIMEOUT_S).get("k")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [HALF_A_HEAD, b"HTTP/1.1 404 Not Found\r\nA: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"],
+    ids=["head", "head that says no", "body"],
+)
+def test_an_answer_that_does_not_end_is_given_up(first: bytes) -> None:
+    with dripping_peer(first) as port:
+        client = ConsulClient(ConsulAddress.parse(f"http://127.0.0.1:{port}", {}), 0.3)
+        for _ in range(2):  # what was given up is not in the way of the next request
+            with pytest.raises(LeaseUnavailableError, match=r"no answer within 0\.3 s"):
+                client.renew_session("s")
 
 
 class _answering:  # noqa: N801 - used like a function

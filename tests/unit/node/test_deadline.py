@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from litefs.deadline import Deadline
 from litefs.errors import HandoffRefusedError, PeerError
 from litefs.node import handoff_request, stream_client
 from litefs.node.caller import Caller
 from litefs.node.cluster_id import ClusterId
-from litefs.node.deadline import Deadline
 from litefs.node.stream_client import StreamResponse, post_http1, post_http2
 from tests.support.dripping_peer import HALF_A_HEAD, dripping_peer
 

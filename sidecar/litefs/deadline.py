@@ -2,8 +2,19 @@
 
 import socket
 import threading
+from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
+
+AGAIN_S = 0.1
+"""A connection that is being made when the time is over is shut down when it is there."""
+
+
+class Connection(Protocol):
+    """What can be shut down: a socket."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Ends every wait for the peer. Raises OSError if there is no connection."""
 
 
 class Deadline:
@@ -12,17 +23,18 @@ class Deadline:
     Assumes: the block waits for nothing but the connection.
     """
 
-    def __init__(self, connection: socket.socket, seconds: float, what: str) -> None:
+    def __init__(self, connection: Connection, seconds: float, what: str) -> None:
         """Args: what: for the error, did not come in time."""
         self._connection = connection
+        self._seconds = seconds
         self._error = TimeoutError(f"no {what} within {seconds:g} s")
         self._is_over = False
-        self._timer = threading.Timer(seconds, self._end)
-        self._timer.daemon = True
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="deadline", daemon=True)
 
     def __enter__(self) -> Self:
         """Starts the clock."""
-        self._timer.start()
+        self._thread.start()
         return self
 
     def __exit__(
@@ -33,13 +45,14 @@ class Deadline:
         Raises:
             TimeoutError: the time is over, whatever became of the block.
         """
-        self._timer.cancel()
+        self._ended.set()
         if self._is_over:
             raise self._error from error
 
-    def _end(self) -> None:
-        self._is_over = True
-        try:
-            self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it is closed already
+    def _watch(self) -> None:
+        seconds = self._seconds
+        while not self._ended.wait(seconds):
+            self._is_over = True
+            seconds = AGAIN_S
+            with suppress(OSError):  # it is closed already, or not there yet
+                self._connection.shutdown(socket.SHUT_RDWR)
