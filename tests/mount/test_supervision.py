@@ -213,6 +213,23 @@ def test_what_a_crash_left_mounted_is_detached_at_the_next_start(node: Node) -> 
     assert detach_count == 1
 
 
+@pytest.mark.parametrize("shared", ["data_dir", "mount_dir"])
+def test_a_second_start_leaves_a_running_node_alone(node: Node, tmp_path: Path, shared: str) -> None:
+    assert sql(node, "create table t(x)").code == 0
+    connection = connection_number(node.mount_dir)
+    second = Node(tmp_path / "second")
+    directory = str(getattr(node, shared))
+    second.config_path.write_text(second.config_path.read_text().replace(str(getattr(second, shared)), directory))
+    try:
+        with pytest.raises(NodeFailedError, match="ended with 1"):
+            second.start()
+        assert f"{directory}: another LiteFS uses this directory" in second.log_text()
+        assert connection_number(node.mount_dir) == connection
+        assert sql(node, "insert into t values (1)").code == 0
+    finally:
+        second.kill()
+
+
 def test_the_application_runs_in_the_mount_and_its_exit_code_is_ours(tmp_path: Path) -> None:
     script = tmp_path / "application.sh"
     script.write_text('sqlite3 "$1/app.db" "create table t(x); insert into t values (7); select x from t"; exit 23\n')

@@ -16,6 +16,7 @@ used again. On wind-up the mount is detached before anything else stops.
 Assumes: `launch_plan.py` wrote the plan; children treat the end of file of their control socket as the order to stop.
 """
 
+import errno
 import json
 import os
 import select
@@ -37,6 +38,7 @@ START_ATTEMPTS = 5  # deaths before the node was ever ready: 1.5 s of attempts, 
 EXIT_CONFIG_REFUSED = 2  # no second attempt changes this
 DYING_S = 0.5
 HIDDEN_NAMES_SHOWN = 5
+CLAIM_BYTES_MAX = 108  # sun_path
 
 STEP_DOWN = b'{"type": "step-down"}\n'
 STEP_DOWN_S = 5.0  # a handoff takes some 20 ms; the node process gives up after 4 s
@@ -105,6 +107,12 @@ class Supervisor:
             The exit code of litefs.
         """
         self._wake_fd = _signal_pipe()
+        try:
+            # Before anything is detached: what looks like the mount of an earlier run may be that of a running node.
+            claims = [_claim(path) for path in (self._plan.data_dir, self._plan.mount_dir)]
+        except OSError as error:
+            self._log("ERROR", f"{error.filename}: {error.strerror}")
+            return 1
         self._prepare_directories()
         try:
             while self._exit_code is None:
@@ -114,6 +122,8 @@ class Supervisor:
                     reap_orphans({child.pid for child in self._children()})
         finally:
             self._wind_up()
+            for claim in claims:
+                claim.close()
         return self._exit_code
 
     def _prepare_directories(self) -> None:
@@ -127,7 +137,7 @@ class Supervisor:
                 os.makedirs(mount_dir, exist_ok=True)
                 _close_mount_point(mount_dir)
         except OSError as error:
-            self._fail(f"cannot prepare the directories: {error}", 1)
+            self._fail(f"cannot prepare the directories: {error.filename}: {error.strerror}", 1)
 
     def _children(self) -> list[Child]:
         return [child for child in (self._filesystem, self._node, self._application) if child is not None]
@@ -191,7 +201,7 @@ class Supervisor:
             shown = ", ".join(sorted(names)[:HIDDEN_NAMES_SHOWN])
             self._log(
                 "ERROR",
-                f"{len(names)} files lie in {mount_dir} below the mount, hidden and not replicated "
+                f"files lie in {mount_dir} below the mount, hidden and not replicated "
                 f"(written while nothing was mounted?): {shown}",
             )
 
@@ -404,6 +414,30 @@ class Supervisor:
         else:
             line = f"{stamp + ' ' if self._plan.log_timestamp else ''}{level} supervisor: {message}"
         print(line, file=sys.stderr, flush=True)
+
+
+def _claim(path: str) -> socket.socket:
+    """Keeps the supervisors of other nodes from a directory until the socket is closed, or this process dies.
+
+    The lock on the data directory cannot do that: a hanging filesystem process whose supervisor is dead holds it until
+    its mount is aborted, which the next supervisor does. The directory may be a dead mount, so its parent is looked at.
+
+    Raises:
+        OSError: it is taken, or its parent cannot be made.
+    """
+    parent, name = os.path.split(path)
+    os.makedirs(parent, exist_ok=True)
+    status = os.stat(parent)
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        # Abstract: nothing of it is left behind.
+        claim.bind(os.fsencode(f"\0litefs:{status.st_dev}:{status.st_ino}:{name}")[:CLAIM_BYTES_MAX])
+    except OSError as error:
+        claim.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise OSError(errno.EBUSY, "another LiteFS uses this directory", path) from None
+    return claim
 
 
 def _close_mount_point(mount_dir: str) -> None:
