@@ -78,16 +78,20 @@ def images_in(path: Path, database: str = "") -> Iterator[StoredImage]:
     """Yields the images in `path`, in the order of their names.
 
     Args:
-        path: an `.ltx` file, a segment, a directory of either, or a data directory.
+        path: an `.ltx` file, a segment, a directory of either, that of one database, or a data directory.
         database: of a data directory, this database only.
 
     Raises:
-        LiteFSError: there is no such path or database, or the path is of another kind.
+        LiteFSError: there is no such path or database, or the path is of another kind. A data directory may have no
+            images yet, any other directory is then none of ours.
     """
     if (path / "dbs").is_dir():
         yield from _images_in_data_directory(path, database)
     elif path.is_dir():
-        yield from _images_in_directory(path)
+        if not any(map(_is_image_name, os.listdir(path))) and not _log_directories(path):
+            raise LiteFSError(f"{path}: no images in it")
+        for directory in (path, *_log_directories(path)):
+            yield from _images_in_directory(directory)
     elif not path.exists():
         raise LiteFSError(f"{path}: no such file or directory")
     elif path.suffix in {_IMAGE_SUFFIX, _SEGMENT_SUFFIX}:
@@ -101,16 +105,22 @@ def _images_in_data_directory(data_dir: Path, database: str) -> Iterator[StoredI
     if database and not (databases / database).is_dir():
         raise LiteFSError(f"{data_dir}: there is no database {database}")
     for name in [database] if database else sorted(os.listdir(databases)):
-        # log/ is ours, ltx/ that of LiteFS 0.5.
-        for directory in (databases / name / "log", databases / name / "ltx"):
-            if directory.is_dir():
-                yield from _images_in_directory(directory)
+        for directory in _log_directories(databases / name):
+            yield from _images_in_directory(directory)
+
+
+def _log_directories(database_dir: Path) -> list[Path]:
+    # log/ is ours, ltx/ that of LiteFS 0.5.
+    return [directory for directory in (database_dir / "log", database_dir / "ltx") if directory.is_dir()]
 
 
 def _images_in_directory(directory: Path) -> Iterator[StoredImage]:
-    for name in sorted(os.listdir(directory)):
-        if name.endswith(_IMAGE_SUFFIX) or segment_txid(name) is not None:
-            yield from _images_in_file(directory / name)
+    for name in filter(_is_image_name, sorted(os.listdir(directory))):
+        yield from _images_in_file(directory / name)
+
+
+def _is_image_name(name: str) -> bool:
+    return name.endswith(_IMAGE_SUFFIX) or segment_txid(name) is not None
 
 
 def _images_in_file(path: Path) -> Iterator[StoredImage]:

@@ -176,6 +176,12 @@ def test_reads_the_log_of_a_data_directory(log: Path, capsys: pytest.CaptureFixt
     assert f"{log / segment_name(1)}@136\n" in run(capsys, "dump", "-data", data_dir)[1]
 
 
+def test_reads_the_log_of_one_database(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (log / segment_name(1)).write_bytes(segment([image(1)]))
+    assert run(capsys, "verify", log.parent) == run(capsys, "verify", log)
+    assert run(capsys, "verify", log.parent)[1].startswith("OK  1 images")
+
+
 def test_finds_the_data_directory_by_the_configuration(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (log / segment_name(1)).write_bytes(segment([image(1)]))
     config = log / "litefs.yml"
@@ -220,6 +226,7 @@ def test_verify_finds_every_flipped_byte_of_a_segment(log: Path, capsys: pytest.
     [
         (["verify", "none.ltx"], 1, "none.ltx: no such file or directory"),
         (["list", "-data", ".", "-name", "no.db"], 1, "there is no database no.db"),
+        (["verify", "empty"], 1, "empty: no images in it"),
         (["list", "unrelated.txt"], 1, "unrelated.txt: neither .ltx nor .ltxlog nor a directory"),
         (["list", "bad.ltx"], 1, "bad.ltx: 4 bytes are no image"),
         (["dump", "bad.ltx"], 1, "bad.ltx: 4 bytes are no image"),
@@ -236,7 +243,8 @@ def test_says_what_is_wrong(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "dbs").mkdir()
+    for name in ("dbs", "empty"):
+        (tmp_path / name).mkdir()
     for name in ("bad.ltx", "bad.ltxlog", "unrelated.txt"):
         (tmp_path / name).write_text("junk")
     assert run(capsys, *arguments)[0] == code
