@@ -52,11 +52,7 @@ class Housekeeper:
         Raises:
             OSError: the log could not be synced: the process must stop.
         """
-        try:
-            yield from database.sync_log()
-        except OSError as error:
-            database.lost = error
-            raise
+        yield from database.sync_log()
         try:
             yield from database.settle()
         except OSError as error:

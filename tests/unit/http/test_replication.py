@@ -89,7 +89,9 @@ def test_sends_a_snapshot_when_the_log_does_not_reach_back_so_far(node: FakeNode
     first = node.commit("a.db", 1)
     for _ in range(20):
         node.commit("a.db", 1)
-    database.log.sync()
+    fds, txid = database.log.unsynced()
+    database.log.sync_descriptors(fds)
+    database.log.synced(fds, txid)
     doomed = database.log.forget(5, float("inf"))
     assert doomed
     database.log.remove(doomed)
