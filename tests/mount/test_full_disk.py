@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.filesystem_node import FilesystemNode
+from tests.support.filesystem_node import FilesystemNode, NodeFailedError
 from tests.support.scenario import Connection, Session
 from tests.support.sql_client import SqlError
 from tests.support.verdict import check_database
@@ -108,6 +108,23 @@ def test_a_transaction_that_outgrows_the_disk_is_told_while_it_is_written(volume
     volume.empty()
     connection.sql("INSERT INTO t VALUES (3, randomblob(100000))")
     check_database(volume.node, volume.session.path())
+
+
+def test_a_start_that_has_to_write_and_cannot_says_why_and_loses_nothing(volume: SmallVolume) -> None:
+    connection = volume.session.connect("WAL")
+    connection.sql("PRAGMA journal_mode = WAL")
+    connection.sql("CREATE TABLE t (n, body)")
+    connection.sql("INSERT INTO t VALUES (1, randomblob(100000))")
+    volume.node.kill()
+    volume.fill()
+    with pytest.raises(NodeFailedError) as refusal_to_start:
+        volume.node.start()
+    said = str(refusal_to_start.value)
+    assert f"{volume.node.data_dir}: No space left on device" in said
+    assert "Traceback" not in said
+    volume.empty()
+    volume.node.restart()
+    assert volume.session.connect("WAL").sql("SELECT n, length(body) FROM t") == [[1, 100000]]
 
 
 def test_a_node_that_dies_on_a_full_disk_starts_again_and_serves_reads(volume: SmallVolume) -> None:
