@@ -7,9 +7,9 @@ import sys
 import msgspec
 
 from litefs.cli.descriptors import allow_many_descriptors
-from litefs.cli.exit_codes import exit_code_of
+from litefs.cli.exit_codes import FAILURE, exit_code_of
 from litefs.cli.logs import configure
-from litefs.errors import LiteFSError
+from litefs.errors import LiteFSError, StorageError
 from litefs.filesystem.server import FilesystemServer
 from litefs.link.settings import SETTINGS_VARIABLE, FilesystemSettings
 
@@ -20,11 +20,18 @@ def main() -> int:
     configure(settings.log, "filesystem")
     allow_many_descriptors()
     try:
-        FilesystemServer(settings).run()
+        _opened(settings).run()
     except LiteFSError as error:
         logging.getLogger("litefs").error("%s", error)
-        return exit_code_of(error) or 1
+        return exit_code_of(error) or FAILURE
     return 0
+
+
+def _opened(settings: FilesystemSettings) -> FilesystemServer:
+    try:
+        return FilesystemServer(settings)
+    except OSError as error:  # the disk is full, read-only, or not ours
+        raise StorageError(f"{error.filename or settings.data_dir}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -90,11 +90,20 @@ class FilesystemServer:
         self._control_buffer = b""
 
     def run(self) -> None:
-        """Mounts and serves until the mount is detached or the supervisor is gone."""
+        """Mounts and serves until the mount is detached or the supervisor is gone.
+
+        Raises:
+            LiteFSError: it cannot be mounted; libfuse has written the reason to standard error.
+        """
         self._loop.install()
         if self._settings.low_latency:
             self._loop.wakefulness = Wakefulness(self._loop.call_later)
-        pyfuse3.init(self._operations, self._settings.mount_dir, self._mount_options())
+        try:
+            pyfuse3.init(self._operations, self._settings.mount_dir, self._mount_options())
+        except RuntimeError as error:
+            raise LiteFSError(
+                f"{self._settings.mount_dir}: cannot be mounted: that needs /dev/fuse, and root or fusermount3"
+            ) from error
         # Whatever happens from here on: no dead mount is left behind.
         try:
             self._begin()
