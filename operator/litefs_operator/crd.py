@@ -291,7 +291,7 @@ _CONDITION: Schema = {
         "type": {
             "type": "string",
             "description": "Ready, PrimaryElected, ReplicasSynced, "
-            "LeaseBackendReachable, StorageDurable, DisruptionBudget or InjectionBlocked.",
+            "LeaseBackendReachable, StorageDurable, DisruptionBudget, UpToDate or InjectionBlocked.",
         },
         "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds."},
         "reason": {"type": "string", "description": "Why, in one word for machines."},
@@ -311,6 +311,10 @@ _NODE: Schema = {
             "type": "object",
             "description": "Position of each database, TXID/CHECKSUM; of the first 20 by name.",
             "additionalProperties": {"type": "string"},
+        },
+        "outdated": {
+            "type": "boolean",
+            "description": "The pod was made before the LiteFSCluster or the installation was changed.",
         },
         "job": {"type": "boolean", "description": "The pod belongs to a Job, and is not counted."},
         "lagMs": {"type": "integer", "description": "Milliseconds since the last sign of the primary."},

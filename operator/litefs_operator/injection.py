@@ -9,6 +9,9 @@ Guarantees: `inject` of an injected pod is the same pod.
 """
 
 import copy
+import dataclasses
+import hashlib
+import json
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +33,8 @@ _FIRST_CONTAINERS = frozenset({"istio-init", "istio-validation", "istio-proxy", 
 _SERVICE_ACCOUNT_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"
 _CHANGED_BY_PLUGINS = frozenset({"resources", "imagePullPolicy"})
 _PERSISTENT_KINDS = ("persistentVolumeClaim", "ephemeral")
+_NOT_OF_PODS = ("service", "disruption_budget")
+"""Fields of a spec that pods have no part of: the operator follows them by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +110,20 @@ def inject(pod: Mapping[str, Any], cluster: Cluster, installation: Installation)
     _add_mounts(pod_spec, request)
     if cluster.spec.metrics.scrape:
         _announce_metrics(patched, cluster.spec, warnings)
-    _mark(patched, cluster, litefs_yml(cluster.spec, _place(patched, cluster, installation, request)))
+    written = {
+        names.STATUS: names.STATUS_INJECTED,
+        names.CONFIG: litefs_yml(cluster.spec, _place(patched, cluster, installation, request)),
+        names.REVISION: revision_of(cluster.spec, installation),
+    }
+    _mark(patched, cluster, written)
     return Injected(pod=patched, warnings=tuple(warnings))
+
+
+def revision_of(spec: ClusterSpec, installation: Installation) -> str:
+    """Returns a word that is another one when a pod would be made otherwise, its own annotations apart."""
+    fields = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _NOT_OF_PODS}
+    text = json.dumps([fields, dataclasses.asdict(installation)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _place(pod: Manifest, cluster: Cluster, installation: Installation, request: PodRequest) -> NodePlace:
@@ -240,10 +257,10 @@ def _announce_metrics(pod: Manifest, spec: ClusterSpec, warnings: list[str]) -> 
         warnings.append("the pod has prometheus.io annotations of its own: they do not lead to the sidecar's metrics")
 
 
-def _mark(pod: Manifest, cluster: Cluster, config: str) -> None:
-    """Writes the configuration, and the label by which the operator and the Services find the pod."""
+def _mark(pod: Manifest, cluster: Cluster, written: Mapping[str, str]) -> None:
+    """Writes the annotations, and the label by which the operator and the Services find the pod."""
     annotations = pod["metadata"].setdefault("annotations", {})
-    for key, value in ((names.STATUS, names.STATUS_INJECTED), (names.CONFIG, config)):
+    for key, value in written.items():
         if annotations.setdefault(key, value) != value:
             raise RefusedError(
                 "AnnotationTaken",

@@ -35,7 +35,9 @@ STATUS: Final = f"{GROUP}/status"
 STATUS_INJECTED: Final = "injected"
 CONFIG: Final = f"{GROUP}/config"
 """The litefs.yml of this pod's sidecar, which reads it through the downward API."""
-OUTPUT_ANNOTATIONS: Final = frozenset({STATUS, CONFIG})
+REVISION: Final = f"{GROUP}/revision"
+"""Stands for what of the LiteFSCluster and the installation the pod was made with: the operator sees what changed."""
+OUTPUT_ANNOTATIONS: Final = frozenset({STATUS, CONFIG, REVISION})
 
 SCRAPE: Final = "prometheus.io/scrape"
 SCRAPE_PORT: Final = "prometheus.io/port"

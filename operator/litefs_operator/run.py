@@ -80,6 +80,7 @@ class Operator:
         self._certificates: CertificateKeeper | None = None
         if options.webhook.tls_dir is None:
             self._certificates = CertificateKeeper(kube, options.webhook, options.pod_namespace, certificate_dir)
+        self._installation = Installation(image=options.sidecar_image, consul_url=options.consul_url)
         self._reconciler: Reconciler | None = None
         self._is_ending = False
         self._known = Known(kube, options.namespaces, self._metrics, self._changed)
@@ -138,14 +139,13 @@ class Operator:
         await asyncio.sleep(DRAIN_S)
 
     def _admission(self) -> Admission:
-        options = self._options
         return Admission(
             self._kube,
             self._known,
-            Installation(image=options.sidecar_image, consul_url=options.consul_url),
+            self._installation,
             self._status,
             self._metrics,
-            reads_namespaces=not options.namespaces,
+            reads_namespaces=not self._options.namespaces,
         )
 
     def _changed(self, key: ClusterKey) -> None:
@@ -167,6 +167,7 @@ class Operator:
         self._reconciler = Reconciler(
             self._known,
             self._stores,
+            self._installation,
             lambda touch: Leases(installed, metrics, touch),
             Actor(self._kube, key, metrics),
             NodeClient(),

@@ -59,6 +59,7 @@ def conditions_of(seen: Observation, primary: Primary, foreign_budgets: list[str
         _lease_backend(seen, primary),
         _storage(seen),
         _budget(seen, foreign_budgets),
+        _up_to_date(seen),
     ]
 
 
@@ -175,6 +176,17 @@ def _budget(seen: Observation, foreign_budgets: list[str]) -> Condition:
     if sum(member.counts for member in seen.members) < 2:
         return budget("True", "SingleNode", "there is none for a single node, which it would never let go")
     return budget("True", "Kept", "one node at a time may be drained")
+
+
+def _up_to_date(seen: Observation) -> Condition:
+    outdated = [member.name for member in seen.members if seen.is_outdated(member)]
+    if outdated:
+        message = (
+            f"made before the LiteFSCluster or the installation was changed, and to be replaced: {', '.join(outdated)}"
+        )
+        return Condition(type="UpToDate", status="False", reason="NodesOutdated", message=message)
+    message = "every node was made with the LiteFSCluster and the installation as they are"
+    return Condition(type="UpToDate", status="True", reason="NodesCurrent", message=message)
 
 
 def lags_of(seen: Observation, primary: Primary) -> Iterator[int]:

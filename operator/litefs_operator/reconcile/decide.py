@@ -209,7 +209,9 @@ def _notices(seen: Observation, primary: Primary, conditions: list[Condition]) -
             yield Notice(type=kind, reason=condition.reason, message=f"{condition.type}: {condition.message}")
 
 
-_TOLD = frozenset({"PrimaryElected", "ReplicasSynced", "LeaseBackendReachable", "StorageDurable", "DisruptionBudget"})
+_TOLD = frozenset(
+    {"PrimaryElected", "ReplicasSynced", "LeaseBackendReachable", "StorageDurable", "DisruptionBudget", "UpToDate"}
+)
 """Conditions whose changes are Events. Ready follows from the others."""
 
 _TOLD_AT_FIRST = frozenset({"LeaseBackendReachable", "StorageDurable", "DisruptionBudget"})

@@ -37,6 +37,7 @@ class Member:
         is_over: its containers ended for good.
         is_job: it belongs to a Job: not counted, and no candidate by default.
         labels: all of them.
+        revision: what it was made with, `injection.revision_of`; "" if it was not injected.
     """
 
     namespace: str
@@ -54,6 +55,7 @@ class Member:
     is_job: bool
     storage: Storage
     labels: Mapping[str, str]
+    revision: str
 
     @property
     def counts(self) -> bool:
@@ -82,6 +84,7 @@ def member_of(pod: Manifest) -> Member:
         is_job=any(owner.get("kind") == "Job" for owner in metadata.get("ownerReferences") or []),
         storage=_storage_of(metadata, spec),
         labels=labels,
+        revision=(metadata.get("annotations") or {}).get(names.REVISION, ""),
     )
 
 
@@ -213,6 +216,7 @@ class Observation:
     Attributes:
         cluster: the LiteFSCluster, as the API server has it.
         spec: of it, parsed.
+        revision: what a pod would be made with now, `injection.revision_of`.
         members: its pods, by name, without those that are over.
         probes: what the nodes said last, by uid of the pod.
         lease: see there.
@@ -225,6 +229,7 @@ class Observation:
 
     cluster: Manifest
     spec: ClusterSpec
+    revision: str
     members: tuple[Member, ...]
     probes: Mapping[str, Probe]
     lease: LeaseView
@@ -243,6 +248,10 @@ class Observation:
     def uid(self) -> str:
         """Its uid."""
         return str(self.cluster["metadata"]["uid"])
+
+    def is_outdated(self, member: Member) -> bool:
+        """Returns whether a node runs with what was asked for before."""
+        return member.counts and member.revision != self.revision
 
     def fresh(self, member: Member) -> Probe | None:
         """Returns what a node said, if that is not too old to count."""

@@ -18,6 +18,7 @@ from litefs_operator.builders.services import NO_NODE, NODE, rw_service
 from litefs_operator.crd import ClusterSpec
 from litefs_operator.errors import KubeError, KubeUnavailableError, SpecError
 from litefs_operator.events import ClusterEvent, EventRecorder, EventType
+from litefs_operator.injection import Installation, revision_of
 from litefs_operator.known import ClusterKey, Known, cluster_key
 from litefs_operator.kube import Manifest
 from litefs_operator.metrics import Metrics
@@ -88,6 +89,7 @@ class Reconciler:
         self,
         known: Known,
         stores: Stores,
+        installation: Installation,
         leases: Callable[[Callable[[ClusterKey], None]], Leases],
         actor: Actor,
         nodes: NodeClient,
@@ -97,6 +99,7 @@ class Reconciler:
         """Args: leases: makes the watches, given who is told of changes; nodes: is closed at the end."""
         self._known = known
         self._stores = stores
+        self._installation = installation
         self._leases = leases(self.touch)
         self._actor = actor
         self._events = events
@@ -197,6 +200,7 @@ class Reconciler:
         return Observation(
             cluster={**cluster, "status": work.status or cluster["status"]},
             spec=spec,
+            revision=revision_of(spec, self._installation),
             members=members,
             probes=dict(work.probes),
             lease=lease,

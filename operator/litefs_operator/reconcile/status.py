@@ -69,6 +69,8 @@ def _node(seen: Observation, primary: Primary, member: Member) -> Manifest:
         node["ip"] = member.ip
     if member.is_job:
         node["job"] = True
+    if seen.is_outdated(member):
+        node["outdated"] = True
     if answer is not None:
         if answer.lag_ms is not None and member is not primary.member:
             node["lagMs"] = whole_seconds_ms(answer.lag_ms)

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ from litefs.cli.config_models import Config
 from litefs_operator import names
 from litefs_operator.crd import ClusterSpec
 from litefs_operator.errors import RefusedError
-from litefs_operator.injection import Cluster, Injected, Installation, inject
+from litefs_operator.injection import Cluster, Injected, Installation, inject, revision_of
 from litefs_operator.pod_request import cluster_name, wants_sidecar
 from litefs_operator.schema import parse
 
@@ -88,6 +89,22 @@ def test_adds_a_native_sidecar_whose_mount_the_application_sees(pod: Pod) -> Non
     assert injected.pod["metadata"]["labels"] == {"app": "blog", "litefs.io/cluster": "blog"}
     assert injected.pod["metadata"]["annotations"]["litefs.io/status"] == "injected"
     assert injected.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "spec", [{"log": {"debug": True}}, {"sidecar": {"image": "litefs:2"}}, {"durability": "every-commit"}]
+)
+def test_the_revision_is_another_one_when_pods_would_be_made_otherwise(spec: Pod) -> None:
+    plain = revision_of(ClusterSpec(), INSTALLATION)
+    assert revision_of(parse(ClusterSpec, spec), INSTALLATION) != plain
+    assert revision_of(ClusterSpec(), dataclasses.replace(INSTALLATION, image="litefs:2")) != plain
+
+
+def test_the_revision_leaves_out_what_pods_have_no_part_of(pod: Pod) -> None:
+    ports = [{"name": "web", "port": 80}]
+    spec = parse(ClusterSpec, {"service": {"ports": ports}, "disruptionBudget": False})
+    written = run(pod).pod["metadata"]["annotations"]["litefs.io/revision"]
+    assert revision_of(spec, INSTALLATION) == written
 
 
 def test_the_sidecar_loads_the_configuration(pod: Pod, tmp_path: Path) -> None:

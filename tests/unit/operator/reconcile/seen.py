@@ -21,6 +21,7 @@ from litefs_operator.schema import parse
 
 Manifest = dict[str, Any]
 NOW = 1000.0
+REVISION = "0123456789abcdef"
 CLUSTER: Manifest = {
     "apiVersion": "litefs.io/v1alpha1",
     "kind": "LiteFSCluster",
@@ -47,6 +48,7 @@ def member(index: int, **changes: Any) -> Member:
         "is_job": False,
         "storage": Storage.DURABLE,
         "labels": {"app": "blog"},
+        "revision": REVISION,
     }
     return Member(**{**fields, **changes})
 
@@ -108,6 +110,7 @@ def seen(
         "probes": {
             f"pod-{index}": entry for index, entry in ({i: probe(i) for i in range(3)} | (probes or {})).items()
         },
+        "revision": REVISION,
         "lease": lease or held_by(0),
         "services": kept_services(),
         "budgets": (kept_budget(),),

@@ -213,6 +213,26 @@ def test_services_that_a_deleted_cluster_of_the_same_name_left_are_taken_over(ow
     assert len(patches) == 4
 
 
+# ---- what pods were made with ----
+
+
+def test_nodes_that_were_made_before_the_spec_was_changed_are_told_until_they_are_replaced() -> None:
+    old, new = member(0, revision="before"), member(0)
+    first = decide(seen(members=[old, member(1)]))
+    assert conditions(first)["UpToDate"] == ("False", "NodesOutdated")
+    assert conditions(first)["Ready"][0] == "True"
+    assert [node.get("outdated", False) for node in first.status["nodes"]] == [True, False]
+    second = decide(after(first, seen(members=[new, member(1)])))
+    assert conditions(second)["UpToDate"] == ("True", "NodesCurrent")
+    assert [notice.reason for notice in second.notices] == ["NodesCurrent"]
+
+
+@pytest.mark.parametrize("state", ["is_ending", "is_job"])
+def test_a_pod_that_is_not_to_stay_is_not_told_to_be_outdated(state: str) -> None:
+    decision = decide(seen(members=[member(0), member(1, revision="before", **{state: True})]))
+    assert conditions(decision)["UpToDate"][0] == "True"
+
+
 # ---- the disruption budget ----
 
 
@@ -284,7 +304,15 @@ def test_there_is_no_budget_where_the_spec_says_so() -> None:
 def test_a_cluster_that_is_well_says_so() -> None:
     decision = decide(seen())
     assert {kind: status for kind, (status, _) in conditions(decision).items()} == dict.fromkeys(
-        ["Ready", "PrimaryElected", "ReplicasSynced", "LeaseBackendReachable", "StorageDurable", "DisruptionBudget"],
+        [
+            "Ready",
+            "PrimaryElected",
+            "ReplicasSynced",
+            "LeaseBackendReachable",
+            "StorageDurable",
+            "DisruptionBudget",
+            "UpToDate",
+        ],
         "True",
     )
     status = decision.status

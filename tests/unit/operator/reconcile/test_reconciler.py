@@ -8,6 +8,7 @@ import pytest
 
 from litefs_operator.errors import KubeError
 from litefs_operator.events import EventRecorder
+from litefs_operator.injection import Installation
 from litefs_operator.kube import object_path
 from litefs_operator.metrics import Metrics
 from litefs_operator.node_client import Probe
@@ -123,6 +124,7 @@ class World:
             self.reconciler = Reconciler(
                 cast("Any", self),
                 cast("Any", self),
+                Installation(image="litefs:1", consul_url="http://consul:8500"),
                 lambda _touch: cast("Any", self),
                 Actor(cast("Any", self.kube), b"k" * 32, metrics),
                 cast("Any", Nodes(self)),
