@@ -73,6 +73,24 @@ class Answers(pyfuse3.Operations):
         )
         raise pyfuse3.FUSEError(errno.EPERM)
 
+    async def symlink(
+        self, parent: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Refused: the mount holds databases. EPERM is what programs know of file systems without links."""
+        raise pyfuse3.FUSEError(errno.EPERM)
+
+    async def link(
+        self, number: int, new_parent: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Refused, as a symbolic link."""
+        raise pyfuse3.FUSEError(errno.EPERM)
+
+    async def mknod(
+        self, parent: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Refused: pipes, sockets and devices are no databases, and regular files come by `create`."""
+        raise pyfuse3.FUSEError(errno.EPERM)
+
     @guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         """The data directory's space is the mount's."""

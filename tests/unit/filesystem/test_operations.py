@@ -151,6 +151,18 @@ def test_directories_are_refused(mount: FuselessMount, caplog: pytest.LogCapture
     assert "dot-file locking" in caplog.text
 
 
+def test_links_and_devices_are_refused_as_by_file_systems_without_them(mount: FuselessMount) -> None:
+    mount.create("a.db")
+    operations = mount.operations
+    number = mount.inodes.by_name["a.db"].number
+    for request in (
+        operations.symlink(ROOT, b"b.db", b"a.db", context()),
+        operations.link(number, ROOT, b"b.db", context()),
+        operations.mknod(ROOT, b"pipe", stat.S_IFIFO | 0o600, 0, context()),
+    ):
+        assert mount.errno(request) == errno.EPERM
+
+
 def test_unlinking_what_is_not_there_is_enoent(mount: FuselessMount) -> None:
     assert mount.errno(mount.operations.unlink(ROOT, b"none.db", context())) == errno.ENOENT
 
