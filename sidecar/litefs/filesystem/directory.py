@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pyfuse3
 
@@ -285,7 +285,8 @@ class Directory(Answers):
     def _keep_attributes(self, inode: Inode, served: ServedDatabase) -> None:
         fd = served.database.base.fd
         os.fchmod(fd, stat.S_IMODE(inode.mode))
-        os.fchown(fd, inode.uid, inode.gid)
+        with suppress(PermissionError):  # only root gives files away: the owner holds until we end
+            os.fchown(fd, inode.uid, inode.gid)
         os.utime(fd, ns=(inode.atime_ns, inode.mtime_ns))
 
     def _size(self, inode: Inode) -> int:

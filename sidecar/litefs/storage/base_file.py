@@ -14,6 +14,7 @@ Invariants:
 import errno
 import mmap
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -70,11 +71,24 @@ class BaseFile(Retirable):
         self.layers: list[Layer] = []
         self.asides: dict[int, Aside] = {}
         self._aside_lock = threading.Lock()
-        self.fd = disk.open("base.open", path, os.O_RDWR | os.O_CREAT)
+        self.fd = self._open()
         self.size = os.fstat(self.fd).st_size
         self._tells_cold = True
         self.written_txid = 0
         self.is_doubtful = False
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT
+        try:
+            return self._disk.open("base.open", self.path, flags)
+        except PermissionError:
+            # An application made the file read-only, which binds its owner, too: us, where we are not root.
+            mode = stat.S_IMODE(self.path.stat().st_mode)
+            self.path.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
+            try:
+                return self._disk.open("base.open", self.path, flags)
+            finally:
+                self.path.chmod(mode)
 
     # ---- reading ----
 

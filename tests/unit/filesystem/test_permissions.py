@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,38 @@ def test_a_replaced_database_keeps_mode_and_owner_over_a_restart(mount: Fuseless
     mount.inodes.add(Kind.REPLACEMENT, waiting, 0o604, 4321, 4321)
     mount.do(mount.operations.rename(ROOT, waiting.encode(), ROOT, b"a.db", 0, NODE))
     assert attributes(mount, "a.db") == attributes_of(directory / "database") == (0o604, 4321, 4321)
+
+
+WITHOUT_PRIVILEGES = """
+import os, stat, sys
+from pathlib import Path
+from tests.support.fuseless_mount import FuselessMount, context
+
+mount = FuselessMount(Path(sys.argv[1]))
+mount.commit("a.db", mount.create("a.db", ctx=context(uid=1234)), 1)
+mount.do(mount.set("a.db", update_mode=True, st_mode=stat.S_IFREG | 0o400))
+assert mount.lookup("a.db").st_uid == 1234
+mount.close()
+mount = FuselessMount(Path(sys.argv[1]))
+entry = mount.lookup("a.db")
+print(oct(entry.st_mode), entry.st_uid == os.getuid(), mount.position())
+mount.commit("a.db", mount.open("a.db"), 2)
+mount.close()
+"""
+
+
+def test_a_node_that_is_not_root_starts_with_a_database_that_was_made_read_only(tmp_path: Path) -> None:
+    """Whom it belongs to cannot be kept then."""
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-chown", sys.executable, "-c"]
+    done = subprocess.run(
+        [*command, WITHOUT_PRIVILEGES, str(tmp_path)],
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "0o100400 True 1\n", done.stderr
 
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
