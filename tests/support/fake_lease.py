@@ -194,10 +194,10 @@ class FakeLease:
         self._until = self._keeper.clock() + self.ttl_s * (1 - MARGIN_FRACTION)
 
     def renew(self) -> None:
+        if not self._session:
+            return
         self._keeper.ask()
         with self._lock:
-            if not self._session:
-                return
             was_held = self._is_held
             holder = self._keeper.holder
             if self._session not in self._keeper.sessions:

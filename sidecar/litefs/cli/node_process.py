@@ -4,7 +4,7 @@ Order: the port is bound and the node is joined to the filesystem process before
 for loading it takes longer than all the rest and nothing of it is needed to accept commits.
 
 The process ends in good order on SIGTERM, on SIGINT and when the supervisor closes the control socket; it ends
-with `LINK_LOST` when the filesystem process is gone, and is started anew.
+with 1 when the filesystem process is gone, and is started anew.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ import uvloop
 from litefs.cli.descriptors import allow_many_descriptors
 from litefs.cli.exit_codes import FAILURE, exit_code_of
 from litefs.cli.logs import configure
-from litefs.errors import LiteFSError
+from litefs.errors import LinkClosedError, LiteFSError
 from litefs.http.listener import listen
 from litefs.link.settings import SETTINGS_VARIABLE, Leaving, NodeReady, NodeSettings, SteppedDown, SupervisorMessage
 from litefs.node.node import Node
@@ -43,11 +43,13 @@ def main() -> int:
     try:
         listener = listen(settings.http_host, settings.http_port)
     except OSError as error:
-        logger.critical("http.addr %s:%d: %s", settings.http_host, settings.http_port, error)
+        logger.critical("http.addr %s:%d: %s", settings.http_host, settings.http_port, error.strerror or error)
         return FAILURE
     try:
         with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(settings, listener))
+    except LinkClosedError:
+        return FAILURE  # the supervisor says which process ended, and how
     except LiteFSError as error:
         logger.critical("%s", error)
         return exit_code_of(error) or FAILURE

@@ -276,8 +276,8 @@ class LeaseWatch:
         except Exception:  # noqa: BLE001 - without this thread the lease would run out
             _log.exception("renewing the lease")
             return False
-        self._note_available()
         self._counters.renewals += 1
         if self._lease.term:
+            self._note_available()  # without a lease there may be nothing that was asked
             self._on_renewed()
         return True
