@@ -68,7 +68,7 @@ def request(
                 _send(connection, method, target, body, headers)
                 response = _response(connection, wait_s, where, opened)
             except OSError as error:
-                raise PeerError(f"{where}: {error}") from error
+                raise PeerError(f"{where}: {error.strerror or error}") from error
             yield response
         except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
             # Of reading the response. Other OSErrors are the caller's, from what it does with the bytes.

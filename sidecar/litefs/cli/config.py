@@ -77,7 +77,8 @@ def load_config(path: Path, *, environment: Mapping[str, str] | None = None, exp
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: cannot be read: {reason}") from error
     document = parse_document(expand_env(text, variables) if expand else text, str(path))
     try:
         config = Config.model_validate(document.value)

@@ -4,8 +4,8 @@ Strategy: each section is a frozen pydantic model that forbids unknown keys, as 
 that stands in the file (`config.py` keeps it), so that a hostname called `no` stays one; the types below read it.
 
 Source: LiteFS 0.5.14, `cmd/litefs/config.go` and `etc/litefs.yml`. Keys of our own: `data.durability`,
-`data.overlay-memory`, `data.segment-size`, `fuse.default-permissions`, `fuse.low-latency`, `http.open-metrics`,
-`http.token-file`.
+`data.overlay-memory`, `data.replica-retention`, `data.replica-retention-size`, `data.segment-size`,
+`fuse.default-permissions`, `fuse.low-latency`, `http.open-metrics`, `http.token-file`.
 """
 
 import re
@@ -55,14 +55,17 @@ def _check_address(value: str) -> str:
 
 def _check_node_url(value: str) -> str:
     """Accepts what leads to a host: nodes would take any other for one of this machine."""
-    try:
-        parts = urlsplit(value)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_url = False
-    if value and not is_url:
+    if value and not _leads_to_a_host(value):
         raise ValueError(f'"{value}" is not the URL of a node: write "http://HOST:PORT"')
     return value
+
+
+def _leads_to_a_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _check_demote_delay(value: float) -> float:
@@ -271,6 +274,8 @@ class Config(Section):
         if lease.type is LeaseType.CONSUL:
             if not lease.consul.url or not lease.consul.key.strip("/"):
                 raise ValueError("lease.consul.url and lease.consul.key are required when lease.type is consul")
+            if not _leads_to_a_host(lease.consul.url):
+                raise ValueError('lease.consul.url is not the URL of a Consul: write "http://HOST:PORT"')
         elif lease.promote:
             raise ValueError("lease.promote needs a lease that can move: lease.type is static")
         return self

@@ -1,5 +1,6 @@
 """`litefs export`: copies a database of a node into a file."""
 
+import errno
 import http.client
 import os
 import sys
@@ -46,6 +47,8 @@ def run(arguments: Sequence[str]) -> int:
     logs.configure(LogSettings(), "export")
     path, name = parsed.words[0], parsed.texts["name"]
     temporary = f"{path}.{os.getpid()}.tmp"
+    if os.path.isdir(path):
+        raise LiteFSError(f"cannot write {path}: {os.strerror(errno.EISDIR)}")
     try:
         with api_client.request(parsed.texts["url"], "GET", "/export", query={"name": name}) as response:
             _download(response, temporary, Progress(f"exporting {name}", response.length, stream=sys.stderr))

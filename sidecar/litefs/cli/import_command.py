@@ -9,13 +9,15 @@ from litefs.cli import api_client, logs
 from litefs.cli.flags import Flag, Usage
 from litefs.cli.progress import Progress
 from litefs.errors import LiteFSError
+from litefs.formats.sqlite_header import DATABASE_MAGIC
 from litefs.link.settings import LogSettings
 
 USAGE = Usage(
     synopsis="litefs import -name DATABASE [-url URL] PATH",
     text="""
 Sends the SQLite file at PATH to the primary, where it replaces the database as one transaction, or creates it.
-The file must be at rest: a -wal or -journal beside it is not sent.
+The file must be at rest: while a -wal or -journal beside it has something in it, the file is refused.
+A node that is not the primary answers "lease expired".
 
 examples:
   litefs import -name app.db /backup/app.db
@@ -59,6 +61,9 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         raise LiteFSError(f"cannot open {path}: {error.strerror}") from error
     with file:
+        if file.read(len(DATABASE_MAGIC)) != DATABASE_MAGIC:
+            raise LiteFSError(f"{path} is not a SQLite database")
+        file.seek(0)
         _refuse_unfinished(path)
         size = os.fstat(file.fileno()).st_size
         progress = Progress(f"importing {name}", size, stream=sys.stderr)

@@ -188,6 +188,10 @@ def test_expands_variables_before_reading(load: Load) -> None:
             "litefs.yml: lease.consul.url and lease.consul.key are required when",
         ),
         ("lease: {type: static, promote: true}", "litefs.yml: lease.promote needs a lease that can move"),
+        (
+            "lease: {type: consul, consul: {url: 'consul:8500', key: k}}",
+            "litefs.yml: lease.consul.url is not the URL of a Consul",
+        ),
         ("lease: {type: consul, consul: {ttl: 10ms}}", "litefs.yml:1: lease.consul.ttl: input should be greater than"),
         ("lease: {type: raft}", "litefs.yml:1: lease.type: input should be 'consul' or 'static'"),
         ("lease:\n  hostname: x", "litefs.yml:1: lease.type is required"),
@@ -274,7 +278,7 @@ def test_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.yml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"none\.yml: cannot be read: No such file or directory$"):
         load_config(tmp_path / "none.yml")
     (tmp_path / "binary.yml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"binary\.yml: cannot be read"):

@@ -12,6 +12,7 @@ import pytest
 from litefs.cli import api_client
 from litefs.cli import main as cli
 from litefs.errors import PeerError
+from litefs.formats.sqlite_header import DATABASE_MAGIC
 from tests.support.dripping_peer import HALF_A_HEAD, dripping_peer
 
 
@@ -116,6 +117,7 @@ def test_import_shows_a_refusal_that_comes_before_the_whole_body_is_sent(
 ) -> None:
     large = tmp_path / "large.db"
     with large.open("wb") as file:
+        file.write(DATABASE_MAGIC)
         file.truncate(64 << 20)
     peer.status, peer.body, peer.reads_body = 503, b"lease expired\n", False
     assert import_(peer, large) == 1
@@ -134,6 +136,16 @@ def test_import_refuses_a_file_that_is_not_the_whole_database(
     assert peer.asked == []
     side_file.write_bytes(b"")
     assert import_(peer, database) == 0
+
+
+@pytest.mark.parametrize("content", [b"", DATABASE_MAGIC[:-1], b"create table t(x);\n"])
+def test_import_refuses_a_file_that_is_no_database(
+    peer: Peer, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (tmp_path / "dump.sql").write_bytes(content)
+    assert import_(peer, tmp_path / "dump.sql") == 1
+    assert capsys.readouterr().err == f"ERROR: {tmp_path}/dump.sql is not a SQLite database\n"
+    assert peer.asked == []
 
 
 def test_import_names_a_missing_file(peer: Peer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,6 +203,14 @@ def test_an_export_of_nothing_known_leaves_everything_as_it_was(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_export_does_not_take_a_directory_for_a_file(
+    peer: Peer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(peer, tmp_path) == 1
+    assert capsys.readouterr().err == f"ERROR: cannot write {tmp_path}: Is a directory\n"
+    assert peer.asked == []
+
+
 def test_export_names_a_directory_that_is_missing(
     peer: Peer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,7 +222,7 @@ def test_export_keeps_the_copy_when_it_cannot_be_put_in_place(
     peer: Peer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "out.db"
-    (path / "directory").mkdir(parents=True)
+    (tmp_path / "out.db-wal" / "directory").mkdir(parents=True)
     peer.body = b"new"
     assert export(peer, path) == 1
     message = capsys.readouterr().err
@@ -214,7 +234,7 @@ def test_a_node_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Captur
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         url = f"http://127.0.0.1:{server.server_port}"
     assert cli.run(["export", "-url", url, "-name", "x", str(tmp_path / "out.db")]) == 1
-    assert capsys.readouterr().err == f"ERROR: {url}/export: [Errno 111] Connection refused\n"
+    assert capsys.readouterr().err == f"ERROR: {url}/export: Connection refused\n"
 
 
 def test_a_silent_node_is_given_up(
