@@ -3,8 +3,6 @@
 Strategy: the high bits of a number are the start counter of the data directory, the low bits count up.
 SQLite compares the inode of a path with the one of its descriptor to notice that its database was
 replaced; a number that came back, within a mount or after a restart, would defeat that and lose commits.
-
-Names are looked up per directory, so that subdirectories can come without a change to what is here.
 """
 
 import os

@@ -1,6 +1,6 @@
 """The files that the server writes itself: positions, the lag, the primary's name.
 
-Their bytes are those of LiteFS 0.5, for scripts that read them (sizes and format: contract section 1.4).
+Their bytes are those of LiteFS 0.5, for scripts that read them.
 """
 
 import time

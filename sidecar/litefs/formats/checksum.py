@@ -8,7 +8,7 @@ checksum from "none" (0).
 
 Strategy: all work on bytes is one call of a compiled CRC; the loops here only cut the buffer into pages.
 
-Source: litefs-contract 12.2; CRC-64/GO-ISO (reflected polynomial 0xD800000000000000, init and xorout all ones).
+Source: superfly/ltx v0.3.14; CRC-64/GO-ISO (reflected polynomial 0xD800000000000000, init and xorout all ones).
 """
 
 from collections.abc import Iterable

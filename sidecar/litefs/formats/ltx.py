@@ -26,7 +26,7 @@ Trailer, 16 bytes, big-endian, never compressed: u64 post_apply | u64 file check
 
 An image with min_txid 1 is a snapshot: it follows nothing and holds every page.
 
-Source: litefs-contract 12.1, 18 (superfly/ltx v0.3.14).
+Source: superfly/ltx v0.3.14.
 """
 
 import struct

@@ -7,7 +7,7 @@ A page counts only if no later image cut the database below it. A page that the 
 write is zero, and is written out as such: on the base it may still have its old content. (superfly/ltx has neither
 rule; there such a run of images compacts to one whose post-apply checksum does not hold.)
 
-Source: litefs-contract 12.4, 18.
+Source: superfly/ltx v0.3.14.
 """
 
 import heapq

@@ -3,7 +3,7 @@
 A position is *both*: two branches of history can reach the same txid, and only the checksum tells them apart.
 Text form: 16 hex digits, a slash, 16 hex digits, both zero for a database that was never written.
 
-Source: litefs-contract 12.1, 12.2.
+Source: superfly/ltx v0.3.14.
 """
 
 import re

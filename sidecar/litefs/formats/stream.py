@@ -18,7 +18,7 @@ Strategy: images pass through in the pieces in which they arrive (`LtxChunk`); t
 A sender that fails inside an image writes its error text where a chunk length belongs: this is no frame and cannot be
 told from chunks, so that only `LtxDecoder` and the missing end show it.
 
-Source: litefs-contract 5.2, 5.3, 18 (superfly/litefs v0.5.14).
+Source: superfly/litefs v0.5.14.
 """
 
 import struct

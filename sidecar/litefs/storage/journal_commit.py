@@ -52,11 +52,7 @@ class RollbackJournal:
     # ---- the journal file ----
 
     def create(self) -> None:
-        """Makes the file.
-
-        Raises:
-            NotPrimaryError: this node may not begin transactions; SQLite says "attempt to write a readonly database".
-        """
+        """Makes the file, empty. Whether this node may begin transactions was asked before."""
         self.file = ScratchFile(self.database.disk, self.database.directory)
         self.is_active = False
 
