@@ -6,16 +6,17 @@ server is asked before the pod is refused, because a cluster and its pods come w
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from litefs_operator import names
+from litefs_operator.builders.sidecar_config import lease_place
 from litefs_operator.crd import ClusterSpec
 from litefs_operator.errors import KubeError, KubeUnavailableError, NotFoundError, RefusedError, SpecError
 from litefs_operator.injection import Cluster, Injected, Installation, inject
 from litefs_operator.injection_status import InjectionStatus
-from litefs_operator.known import Known, kept_of
+from litefs_operator.known import ClusterKey, Known, cluster_key, kept_of
 from litefs_operator.kube import KubeApi, Manifest, object_path
 from litefs_operator.metrics import Metrics
 from litefs_operator.pod_request import cluster_name, wants_sidecar
@@ -46,15 +47,22 @@ class Admission:
         self,
         kube: KubeApi,
         known: Known,
+        leases: Callable[[ClusterKey], Mapping[str, str]],
         installation: Installation,
         status: InjectionStatus,
         metrics: Metrics,
         *,
         reads_namespaces: bool,
     ) -> None:
-        """Args: reads_namespaces: the operator may; otherwise Pod Security of a namespace is not looked at."""
+        """Keeps what it asks.
+
+        Args:
+            leases: tells where each pod of a cluster keeps its lease, by the pod's name.
+            reads_namespaces: the operator may; otherwise Pod Security of a namespace is not looked at.
+        """
         self._kube = kube
         self._known = known
+        self._leases = leases
         self._installation = installation
         self._status = status
         self._metrics = metrics
@@ -74,6 +82,7 @@ class Admission:
             manifest = await self._cluster(review.namespace, cluster_name(annotations))
             labels = await self._namespace_labels(review.namespace)
             injected = inject(review.pod, _cluster_of(manifest, labels), self._installation)
+            _check_lease(injected, self._leases(cluster_key(manifest)))
         except RefusedError as refused:
             self._metrics.refusals.labels(refused.reason).inc()
             if not review.is_dry_run:
@@ -125,6 +134,19 @@ class Admission:
             raise
         except (KubeError, KubeUnavailableError) as error:
             raise RefusedError("NotReadable", f"the operator cannot read {path}: {error}") from error
+
+
+def _check_lease(injected: Injected, others: Mapping[str, str]) -> None:
+    """Refuses a pod that would look for the primary elsewhere than those that run: it would become a second one."""
+    here = lease_place(injected.pod["metadata"]["annotations"][names.CONFIG])
+    for name, there in others.items():
+        if there not in ("", here):
+            raise RefusedError(
+                "LeaseElsewhere",
+                f"the lease of the pod {name} is at {there}, and that of this one would be at {here}, so there would "
+                "be two primaries: let all pods of the LiteFSCluster end before the first one starts again, or undo "
+                "the change",
+            )
 
 
 def _cluster_of(manifest: Manifest, namespace_labels: Mapping[str, str]) -> Cluster:

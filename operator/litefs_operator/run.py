@@ -142,6 +142,7 @@ class Operator:
         return Admission(
             self._kube,
             self._known,
+            lambda key: {member.name: member.lease for member in self._stores.members(key)},
             self._installation,
             self._status,
             self._metrics,
@@ -195,6 +196,7 @@ class Operator:
             "ending": self._is_ending,
             "the webhook is not served yet": not self._server.is_serving,
             "the LiteFSClusters are not read yet": not self._known.is_listed(),
+            "their pods are not read yet": not self._stores.is_listed(),
         }
         return [text for text, holds in waits.items() if holds]
 

@@ -58,6 +58,17 @@ def litefs_yml(spec: ClusterSpec, place: NodePlace) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
+def lease_place(text: str) -> str:
+    """Returns where a sidecar with this configuration finds the primary's lease; "" if the text is none of ours."""
+    try:
+        lease = json.loads(text)["lease"]
+        consul = lease.get("consul")
+        place: str = lease["advertise-url"] if consul is None else f"{consul['url']}, key {consul['key']}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
+    return place
+
+
 def _lease(spec: ClusterSpec, place: NodePlace) -> dict[str, Any]:
     domain = f"{names.nodes_service(place.cluster)}.{place.namespace}.svc"
     if spec.lease.type is LeaseType.STATIC:

@@ -7,6 +7,7 @@ from typing import Any
 
 from litefs_operator import names
 from litefs_operator.builders.services import NODE, ROLE
+from litefs_operator.builders.sidecar_config import lease_place
 from litefs_operator.consul import Holder
 from litefs_operator.crd import ClusterSpec
 from litefs_operator.node_client import Probe
@@ -38,6 +39,7 @@ class Member:
         is_job: it belongs to a Job: not counted, and no candidate by default.
         labels: all of them.
         revision: what it was made with, `injection.revision_of`; "" if it was not injected.
+        lease: where its sidecar keeps the lease, `lease_place`; "" if it was not injected.
     """
 
     namespace: str
@@ -56,6 +58,7 @@ class Member:
     storage: Storage
     labels: Mapping[str, str]
     revision: str
+    lease: str
 
     @property
     def counts(self) -> bool:
@@ -68,6 +71,7 @@ def member_of(pod: Manifest) -> Member:
     metadata, spec, status = pod["metadata"], pod["spec"], pod.get("status") or {}
     labels: Mapping[str, str] = metadata.get("labels") or {}
     conditions = status.get("conditions") or []
+    annotations: Mapping[str, str] = metadata.get("annotations") or {}
     return Member(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -84,7 +88,8 @@ def member_of(pod: Manifest) -> Member:
         is_job=any(owner.get("kind") == "Job" for owner in metadata.get("ownerReferences") or []),
         storage=_storage_of(metadata, spec),
         labels=labels,
-        revision=(metadata.get("annotations") or {}).get(names.REVISION, ""),
+        revision=annotations.get(names.REVISION, ""),
+        lease=lease_place(annotations.get(names.CONFIG, "")),
     )
 
 

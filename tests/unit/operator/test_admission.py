@@ -43,11 +43,13 @@ class World:
         self.kube.put(CLUSTER_PATH, CLUSTER)
         self.kube.put("/api/v1/namespaces/web", {"metadata": {"name": "web", "labels": {}}})
         self.metrics = Metrics()
+        self.leases: dict[str, str] = {}
         self.events = EventRecorder(cast("Any", self.kube), "litefs-operator", "op-1")
         self.status = InjectionStatus(cast("Any", self.kube), self.events)
         self.admission = Admission(
             cast("Any", self.kube),
             cast("Any", Watched(knows=knows)),
+            lambda _key: self.leases,
             Installation(image="litefs:1", consul_url="http://consul:8500"),
             self.status,
             self.metrics,
@@ -115,6 +117,15 @@ def test_a_pod_of_a_cluster_that_does_not_exist_is_refused(pod: Pod) -> None:
         world.decide(pod)
     assert world.refusals("ClusterNotFound") == 1
     assert world.kube.written() == []
+
+
+def test_a_pod_whose_lease_would_be_elsewhere_than_that_of_the_others_is_refused(pod: Pod) -> None:
+    world = World()
+    world.leases = {"blog-0": "http://consul:8500, key litefs/web/blog", "made-by-hand": ""}
+    assert world.decide(pod, is_dry_run=True) is not None
+    world.leases["blog-1"] = "http://another:8500, key litefs/web/blog"
+    with pytest.raises(RefusedError, match=r"pod blog-1 is at http://another:8500.*\(LeaseElsewhere\)"):
+        world.decide(pod)
 
 
 def test_a_pod_is_refused_while_the_api_server_does_not_answer(pod: Pod) -> None:

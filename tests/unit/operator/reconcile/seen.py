@@ -49,6 +49,7 @@ def member(index: int, **changes: Any) -> Member:
         "storage": Storage.DURABLE,
         "labels": {"app": "blog"},
         "revision": REVISION,
+        "lease": "http://consul:8500, key litefs/web/blog",
     }
     return Member(**{**fields, **changes})
 

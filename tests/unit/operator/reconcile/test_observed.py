@@ -1,4 +1,5 @@
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -51,6 +52,28 @@ def test_the_port_is_that_of_the_sidecar_in_the_pod() -> None:
     pod = changed("spec.initContainers", [{"name": "wait", "ports": [{"containerPort": 80}]}, sidecar])
     assert member_of(pod).port == 3000
     assert member_of(POD).port == 0
+
+
+@pytest.mark.parametrize(
+    ("lease", "place"),
+    [
+        ({"advertise-url": "http://10.1.1.1:1", "consul": {"url": "http://c", "key": "k"}}, "http://c, key k"),
+        (
+            {"type": "static", "advertise-url": "http://blog-0.blog-nodes.web.svc:1"},
+            "http://blog-0.blog-nodes.web.svc:1",
+        ),
+        ({}, ""),
+        ([], ""),
+    ],
+)
+def test_the_lease_is_where_the_configuration_in_the_pod_says(lease: Any, place: str) -> None:
+    pod = changed("metadata.annotations", {"litefs.io/config": json.dumps({"lease": lease})})
+    assert member_of(pod).lease == place
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "no: json"])
+def test_what_is_no_configuration_of_ours_says_nothing_of_a_lease(text: str) -> None:
+    assert member_of(changed("metadata.annotations", {"litefs.io/config": text})).lease == ""
 
 
 def test_a_pod_that_is_only_created_has_nothing_yet() -> None:
