@@ -1,9 +1,12 @@
 """Applies the images of one database in their order, on a thread of its own.
 
 Strategy: the database's mode decides the way: a real rollback journal, or a WAL writer that keeps WAL_WRITE for
-as long as this node is a replica. Images are in the log before they get here, so those that memory is too small
-for are read back from it: an application that holds a lock stops this thread and costs disk, not memory. The lag
-shows it, and the holder is named. Whatever has piled up meanwhile is applied together (`image_batch`).
+as long as this node is a replica. Images are in the log before any page of them is written, so those that memory is
+too small for are read back from it: an application that holds a lock stops this thread and costs disk, not memory. The
+lag shows it, and the holder is named. Whatever has piled up meanwhile is applied together (`image_batch`).
+
+An image gets here on its way into the log. The rollback journal, which holds nothing but what is there already, is
+made meanwhile: a third of the time from one node's commit to another's readers is waiting for other processes.
 
 Changes of mode arrive as images of page 1:
     rollback → WAL    the journal applier commits it; then the WAL writer opens
@@ -77,6 +80,10 @@ _Job = Image | _Replacement | int | None
 """An image; a replacement; "look at the log"; the end."""
 
 
+class _NotLoggedError(Exception):
+    """The log did not take an image that had been offered, or whoever waits for it is to stop."""
+
+
 class DatabaseApplier:
     """The only writer of one database on a replica."""
 
@@ -93,7 +100,7 @@ class DatabaseApplier:
         with the transaction that readers see now.
         """
         self._database = MountedDatabase(mount_dir, name)
-        self._journal = JournalApplier(self._database)
+        self._journal = JournalApplier(self._database, before_pages=self._await_log)
         self._wal: WalWriter | None = None
         self._logged = LoggedImages(log_dir)
         self._queue: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -101,6 +108,10 @@ class DatabaseApplier:
         self._waiting_bytes = 0
         self._waiting_lock = threading.Lock()
         self._applied_txid = self._logged_txid = applied_txid
+        self._offered_txid = self._applying_txid = applied_txid
+        self._log_changed = threading.Condition()
+        self._must_look = False
+        """Something that was offered was not kept: it has to be read from the log."""
         self._on_failed = on_failed
         self._on_applied = on_applied
         self._is_failed = False
@@ -118,20 +129,36 @@ class DatabaseApplier:
 
     # ---- for the follower's thread ----
 
-    def apply(self, image: Image) -> None:
-        """Has an image applied that is in the log now, in its turn."""
-        self._logged_txid = image.header.max_txid
+    def offer(self, image: Image | None) -> None:
+        """Has the image applied, in its turn, that is put into the log now; `logged` must follow.
+
+        Args:
+            image: None to have it read from the log.
+        """
         with self._waiting_lock:
-            # Over the bound there is a job that has not ended, and at its end the log is looked at.
-            if self._waiting_bytes + image.size_bytes > MEMORY_BYTES and self._waiting_bytes:
+            if image is None or (self._waiting_bytes + image.size_bytes > MEMORY_BYTES and self._waiting_bytes):
+                self._must_look = True
                 return
             self._waiting_bytes += image.size_bytes
+        self._offered_txid = image.header.max_txid
         self._queue.put(image)
 
+    def logged(self, txid: int) -> None:
+        """Says through which transaction the log holds what was offered; 0: nothing of it.
+
+        What is behind that is not applied.
+        """
+        with self._log_changed:
+            self._logged_txid = self._offered_txid = max(txid, self._logged_txid)
+            self._log_changed.notify()
+        if self._must_look:
+            self._must_look = False
+            self._queue.put(self._logged_txid)
+
     def apply_logged(self, txid: int) -> None:
-        """The same for whatever the log holds through `txid`."""
-        self._logged_txid = txid
-        self._queue.put(txid)
+        """Has applied what the log holds through `txid`."""
+        self.offer(None)
+        self.logged(txid)
 
     def replace(self, work: Callable[[], None], txid: int) -> None:
         """Gives up what waits, lets go of the database, and runs `work` on the applier's thread.
@@ -212,7 +239,8 @@ class DatabaseApplier:
 
     def _apply_waiting(self, first: Image) -> None:
         """Applies an image of the queue, and what has come behind it."""
-        self._catch_up(first.header.min_txid - 1)
+        # What comes before it and is not in the log was refused, or was not kept: the log is looked at again then.
+        self._catch_up(min(first.header.min_txid - 1, self._logged_txid))
         done_bytes = first.size_bytes
         if first.header.min_txid == self._applied_txid + 1:
             batch = ImageBatch(first, in_wal_mode=self._wal is not None)
@@ -262,7 +290,22 @@ class DatabaseApplier:
                 break
         return batch
 
+    def _await_log(self) -> None:
+        """Waits until what is being applied is in the log.
+
+        Raises:
+            _NotLoggedError: it will not be.
+        """
+        if self._applying_txid <= self._logged_txid:
+            return
+        with self._log_changed:
+            while self._applying_txid > self._logged_txid:
+                if self._applying_txid > self._offered_txid or self._interrupt.is_set():
+                    raise _NotLoggedError
+                self._log_changed.wait(STOPPED_CHECK_S)
+
     def _apply_batch(self, batch: ImageBatch) -> None:
+        self._applying_txid = batch.last_txid
         self.waiting_since_ms = batch.since_ms
         self._leave_wal_until = time.monotonic() + LEAVE_WAL_TIMEOUT_S
         image = batch.image()
@@ -281,6 +324,8 @@ class DatabaseApplier:
         while not self._interrupt.is_set():
             try:
                 work()
+            except _NotLoggedError:
+                break
             except LockHeldError as error:
                 reason = f"waiting for an application: {error}"
             except OSError as error:
@@ -333,10 +378,12 @@ class DatabaseApplier:
 
     def _apply(self, image: Image) -> None:
         header = image.header
+        wal = self._wal
+        if wal is not None or not self._database.is_open or not image.size_bytes:
+            self._await_log()
         if not header.commit:
             self._drop()
             return
-        wal = self._wal
         if wal is not None and (not image.first_page or is_wal_mode(image.first_page)):
             wal.apply(image.pages(), header.page_size, header.commit)
             return
@@ -345,10 +392,7 @@ class DatabaseApplier:
         else:
             self._database.open(create=True)
             self._database.lock_reserved(LOCK_TIMEOUT_S)
-        try:
-            self._journal.apply(image.pages(), image.header.page_size, image.header.commit)
-        finally:
-            self._database.unlock()
+        self._journal.apply(image.pages(), image.header.page_size, image.header.commit)
 
     def _leave_wal(self, wal: WalWriter) -> None:
         """Ends WAL mode with EXCLUSIVE held.

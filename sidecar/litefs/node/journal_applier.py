@@ -8,7 +8,8 @@ SQLite has it with `synchronous=OFF`.
 Guarantees:
   A reader never sees half a transaction: if this process dies, its locks vanish and the journal is hot, so the next
   reader, or `roll_back_hot_journal`, restores what was (invariant 11).
-Assumes: the caller holds RESERVED, or more, and unlocks. Nothing is synced: the log of images is the truth.
+Assumes: the caller holds RESERVED, or more; all locks are gone afterwards. Nothing is synced: the log of images is the
+truth.
 
 Source: SQLite 3.40, pager.c (pager_write, pager_playback, hasHotJournal).
 """
@@ -42,14 +43,24 @@ def _no_hook(_point: str) -> None:
 class JournalApplier:
     """Applies transactions to one database, and rolls back what a dead process left behind."""
 
-    def __init__(self, database: MountedDatabase, hook: Callable[[str], None] = _no_hook) -> None:
-        """Args: database: stays the caller's; hook: called at named points, so that a test can die there."""
+    def __init__(
+        self,
+        database: MountedDatabase,
+        hook: Callable[[str], None] = _no_hook,
+        before_pages: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Args:
+        database: stays the caller's.
+        hook: called at named points, so that a test can die there.
+        before_pages: called while nothing but the journal was written; what it raises ends the transaction.
+        """
         self._database = database
         self._hook = hook
+        self._before_pages = before_pages
         self._is_exclusive = False
 
     def apply(self, pages: Iterable[Page], page_size: int, commit: int) -> None:
-        """Commits one transaction.
+        """Commits one transaction, and unlocks the database.
 
         Args:
             pages: in ascending order.
@@ -64,9 +75,31 @@ class JournalApplier:
         Crash: before the journal's unlink, the journal is hot and the transaction is rolled back by whoever comes
         next; after it, the transaction stands.
         """
-        fd = self._database.open()
-        self._is_exclusive = False
-        journal_fd = self._create_journal()
+        journal_fd = -1
+        try:
+            fd = self._database.open()
+            self._is_exclusive = False
+            journal_fd = self._create_journal()
+            self._write(fd, journal_fd, pages, page_size, commit)
+        finally:
+            self._database.unlock()
+            if journal_fd >= 0:
+                self._database.remember_attributes()
+                os.close(journal_fd)  # last: its release is a request too, and readers have waited
+
+    def _create_journal(self) -> int:
+        # Not with O_EXCL: for that the kernel asks the server whether there is such a name, whatever it remembers.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        journal_fd = os.open(self._database.journal_path, flags, FILE_MODE)
+        if os.fstat(journal_fd).st_size:
+            os.close(journal_fd)
+            self._take_exclusive()
+            self.roll_back_hot_journal()
+            journal_fd = os.open(self._database.journal_path, flags, FILE_MODE)
+        return journal_fd
+
+    def _write(self, fd: int, journal_fd: int, pages: Iterable[Page], page_size: int, commit: int) -> None:
+        """Writes the transaction through its commit, or leaves everything as it was."""
         try:
             self._fill(fd, journal_fd, pages, page_size, commit)
             os.unlink(self._database.journal_path)
@@ -76,18 +109,7 @@ class JournalApplier:
             else:
                 os.unlink(self._database.journal_path)  # while RESERVED says that it is not hot
             raise
-        finally:
-            os.close(journal_fd)
         self._hook("journal-unlinked")
-
-    def _create_journal(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            return os.open(self._database.journal_path, flags, FILE_MODE)
-        except FileExistsError:
-            self._take_exclusive()
-            self.roll_back_hot_journal()
-            return os.open(self._database.journal_path, flags, FILE_MODE)
 
     def _take_exclusive(self) -> None:
         if not self._is_exclusive:
@@ -121,6 +143,7 @@ class JournalApplier:
                 offset += sum(map(len, written))
                 written = []
             self._hook("journal-written")
+            self._before_pages()
             self._take_exclusive()
             new = [(pgno, data) for pgno, data in batch if data is not None]
             enters_wal = enters_wal or bool(new and new[0][0] == 1 and is_wal_mode(new[0][1]))

@@ -7,6 +7,7 @@ Assumes: this process never opens SQLite on the mount.
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from litefs.errors import LockHeldError
 from litefs.node import locks
@@ -115,6 +116,15 @@ class MountedDatabase:
         """Cuts or extends the file to `size` bytes; no call is made if it has that size."""
         if os.fstat(self._fd).st_size != size:
             os.ftruncate(self._fd, size)
+
+    def remember_attributes(self) -> None:
+        """Asks what each reader asks at its next transaction, so that the kernel knows it by then.
+
+        That is whether there is a journal, and how long the database is: a transaction makes the kernel forget both.
+        """
+        os.path.lexists(self.journal_path)
+        with suppress(OSError):
+            os.fstat(self._fd)
 
     def lock_shared(self, timeout_s: float) -> None:
         """Takes SHARED as a reader does: through PENDING, so that a waiting writer goes first.

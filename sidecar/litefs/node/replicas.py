@@ -148,17 +148,20 @@ class Replicas:
             self._append(name, arrived)
 
     def _append(self, name: str, arrived: Sequence[ArrivedImage]) -> None:
-        answer = self._link.call(m.AppendImages(name, [each.encoded for each in arrived]))
-        if not isinstance(answer, m.Appended):
-            raise PositionMismatchError(getattr(answer, "reason", f"unexpected answer {answer}"))
         applier = self._applier(name, self._positions.get(name, ZERO_POS).txid)
         for each in arrived:
-            if each.to.txid <= answer.txid:
-                self._positions[name] = each.to
-                if each.image is not None:
-                    applier.apply(each.image)
-                else:
-                    applier.apply_logged(each.to.txid)
+            applier.offer(each.image)
+        logged_txid = 0
+        try:
+            answer = self._link.call(m.AppendImages(name, [each.encoded for each in arrived]))
+            if not isinstance(answer, m.Appended):
+                raise PositionMismatchError(getattr(answer, "reason", f"unexpected answer {answer}"))
+            for each in arrived:
+                if each.to.txid <= answer.txid:
+                    self._positions[name] = each.to
+                    logged_txid = each.to.txid
+        finally:
+            applier.logged(logged_txid)
         if answer.reason:
             raise PositionMismatchError(answer.reason)
 
