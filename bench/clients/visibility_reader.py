@@ -12,7 +12,8 @@ import time
 def main() -> None:
     """Ends when the last row was seen."""
     path, last, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    # Without a time-out: SQLite would sleep a millisecond before it looks again, and that would be measured.
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=0)
     print("ready", flush=True)
     seen: dict[int, int] = {}
     newest = 0
