@@ -116,13 +116,14 @@ class Directory(Answers):
             # Whoever may use the database may use what replication makes beside it; a new one is the directory's.
             like = self.inodes.by_name.get(owner) or self.inodes.root
             mode, uid, gid = like.mode & 0o666, like.uid, like.gid
+        served = None if kind is Kind.SUPER_JOURNAL else self._served_for_new(kind, owner)
         inode = self.inodes.add(kind, name, mode, uid, gid, named=False)
-        if kind is Kind.SUPER_JOURNAL:
+        if served is None:
             inode.scratch = self.store.super_journals[name.encode()] = ScratchFile(
                 self.store.disk, self.store.data_dir.path
             )
         else:
-            inode.served = served = self._served_for_new(kind, owner)
+            inode.served = served
             if kind is Kind.DATABASE:
                 self._keep_attributes(inode, served)
             elif kind is Kind.JOURNAL:

@@ -35,6 +35,17 @@ class WaitingDisk(Disk):
         super().sync(label, fd)
 
 
+class DiskWithoutDirectories(Disk):
+    """A disk that is full for new databases when told to."""
+
+    is_full = False
+
+    def make_directory(self, label: str, path: Path | str) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "injected")
+        super().make_directory(label, path)
+
+
 def lookup(mount: FuselessMount, name: bytes) -> pyfuse3.EntryAttributes:
     return mount.do(mount.operations.lookup(ROOT, name, context()))
 
@@ -47,6 +58,18 @@ def test_an_absent_name_is_remembered_unless_the_server_may_make_it(mount: Fusel
         assert (mount.lookup(name).st_ino, mount.lookup(name).entry_timeout) == (0, NAME_TIMEOUT_S)
     for name in (".primary", "a.db-pos", "a.db-lock", REPLACEMENT_PREFIX + "a.db"):
         assert (mount.lookup(name).st_ino, mount.lookup(name).entry_timeout) == (0, 0.0)
+
+
+def test_a_file_that_could_not_be_made_leaves_no_inode(tmp_path: Path) -> None:
+    disk = DiskWithoutDirectories()
+    mount = FuselessMount(tmp_path, disk=disk)
+    known = set(mount.inodes.by_number)
+    disk.is_full = True
+    for name in (b"a.db", b"a.db-journal"):
+        request = mount.operations.create(ROOT, name, 0o644, SQLITE, context())
+        assert mount.errno(request) == errno.ENOSPC
+    assert set(mount.inodes.by_number) == known
+    mount.close()
 
 
 def test_every_lookup_counts_until_it_is_forgotten(mount: FuselessMount) -> None:
