@@ -29,9 +29,9 @@ RUN_DOWN_S = float(os.environ.get("RUN_DOWN_S", "0"))
 """How long the server goes on serving after SIGTERM, as one does that lets its clients finish."""
 
 
-def connect(database: str) -> sqlite3.Connection:
+def connect(database: str, busy_s: float = BUSY_S) -> sqlite3.Connection:
     """Rows are committed one by one."""
-    return sqlite3.connect(database, timeout=BUSY_S, isolation_level=None)
+    return sqlite3.connect(database, timeout=busy_s, isolation_level=None)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -144,10 +144,17 @@ def watch(database: str, prefix: str, count: str) -> None:
     """Prints when each row was there, in nanoseconds of the machine's clock, by row; says first that it looks."""
     connection = connect(database)
     (last,) = connection.execute("select coalesce(max(rowid), 0) from t").fetchone()
+    connection.close()
+    connection = connect(database, busy_s=0)  # SQLite would sleep a millisecond before it looks again
     print("watching", flush=True)
     seen: dict[str, int] = {}
     while len(seen) < int(count):
-        rows = connection.execute("select rowid, text from t where rowid > ? order by rowid", (last,)).fetchall()
+        try:
+            rows = connection.execute("select rowid, text from t where rowid > ? order by rowid", (last,)).fetchall()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            continue
         now = time.monotonic_ns()
         for rowid, text in rows:
             last = rowid
