@@ -147,7 +147,9 @@ def finish_at_start(disk: Disk, directory: Path) -> None:
     if planned.incoming and (directory / planned.incoming).exists() and log_dir.exists():
         found = scan_log(disk, log_dir)
         found.close(disk)
-        if found.last_txid() > planned.after_txid:
+        present = read_state(directory) or DatabaseState()
+        # Another replacement leaves no image: only the state file tells that it came in between.
+        if max(found.last_txid(), present.base_txid) > planned.after_txid:
             _log.warning("%s: a replacement is cancelled: commits came after it was prepared", directory.name)
             cancel_replacement(disk, directory, planned.incoming)
             return

@@ -318,7 +318,7 @@ def test_resizing_outside_a_transaction_is_refused(world: World) -> None:
 # ---- replacements ----
 
 
-def prepare(world: World, player: Player, *, txid: int) -> bytes:
+def prepare(world: World, player: Player, *, txid: int, after_txid: int | None = None) -> bytes:
     """Brings a state of two pages, prepared and not flipped."""
     data = b"".join(player.change([2], 2))
     directory = world.store.directory("a.db")
@@ -329,7 +329,7 @@ def prepare(world: World, player: Player, *, txid: int) -> bytes:
         checksum=incoming.finish(),
         page_size=PAGE_SIZE,
         page_n=2,
-        after_txid=world.database().log.last_txid,
+        after_txid=world.database().log.last_txid if after_txid is None else after_txid,
         incoming=incoming.name,
     )
     replacement.prepare_replacement(world.disk, directory, state)
@@ -351,6 +351,19 @@ def test_commits_after_a_prepared_replacement_make_the_next_start_cancel_it(worl
     prepare(world, player, txid=2)
     world.commit(player, [3])
     world = restart(restart(world))
+    assert shown(world) == player.content
+    assert world.database().txid == 2
+
+
+def test_a_load_that_came_before_a_replacement_was_prepared_makes_the_next_start_cancel_it(
+    world: World, restart: Restart
+) -> None:
+    """The import asked for the position, and its preparation had to wait for the flip of the load."""
+    player = world.player()
+    world.commit(player, range(1, 5))
+    world.load(player, range(1, 4), 3)
+    prepare(world, player, txid=2, after_txid=1)
+    world = restart(world)
     assert shown(world) == player.content
     assert world.database().txid == 2
 
