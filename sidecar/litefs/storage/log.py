@@ -449,9 +449,11 @@ class Log(Retirable):
             needed: what comes behind these transactions stays too, as long as the log is no larger than `kept_bytes`.
 
         Returns:
-            The segments, for `remove`.
+            The segments, for `remove`; none while the log is held, or when it was replaced.
         """
         doomed: list[Segment] = []
+        if self.is_held or self.is_retired:
+            return doomed  # a segment of the log that takes this one's place may have its name by then
         while self._closed:
             segment = self._closed[0]
             first = segment.first_txid - 1
