@@ -118,6 +118,7 @@ class Database:
         self.expected: deque[ExpectedImage] = deque()
         self._shown: tuple[int, int] | None = None
         self.size = self.base.size
+        self.lost: Exception | None = None
         self.wal_mode = False
         self.is_state_busy = False
         self._is_settling = False
@@ -393,11 +394,11 @@ class Database:
         """
         log = self.log
         fds, txid = log.unsynced()
-        void_n = log.void_n
+        revision_n = log.revision_n
         if fds and not log.is_retired:
             with log.in_use():
                 yield LogSync(lambda: log.sync_descriptors(fds))
-                if log.void_n == void_n:
+                if log.revision_n == revision_n:
                     log.synced(fds, txid)
 
     def settle(self) -> Steps[None]:

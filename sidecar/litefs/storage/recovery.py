@@ -127,9 +127,11 @@ def recover(database: Database, found: FoundLog, live_groups: set[int], progress
     """
     run = _contiguous_run(database, found, live_groups)
     # Pages reach the base only when the log is durable, and what survived the death of a process may
-    # still be in the page cache only.
+    # still be in the page cache only, the name of a segment included.
     for segment in found.segments:
         database.disk.sync("recovery.sync_log", segment.fd)
+    if found.segments:
+        database.disk.sync_directory("recovery.sync_names", database.log.directory)
     size_found = database.base.size
     for record in run:
         _lay_over(database, record)

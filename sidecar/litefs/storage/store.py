@@ -47,6 +47,7 @@ class Store:
         self.databases: dict[str, ServedDatabase] = {}
         self.needed: dict[str, list[int]] = {}
         self.super_journals: dict[bytes, ScratchFile] = {}
+        self._marked: list[Database] = []  # the members of the last decision
         self.on_accept: Callable[[Database], None] = lambda database: None
         self._root = data_dir.path / "dbs"
 
@@ -223,6 +224,9 @@ class Store:
         ]
         if not prepared:
             return
+        # A state file names the last group only. Before that is another one the members of this one must not need it.
+        for database in self._marked:
+            yield from database.sync_log()
         if not self.gate.is_open:
             raise NotPrimaryError("this node ceased to be the primary")
         decider, record = prepared[0]
@@ -235,6 +239,7 @@ class Store:
                 served.database.log.mark_live(record)
             except OSError as error:
                 raise DiskLostError(f"{served.database.name}: marking a decided transaction: {error}") from error
+        self._marked = [served.database for served, _ in prepared]
 
     # ---- whole new states ----
 

@@ -123,6 +123,25 @@ def test_a_start_makes_durable_what_it_lays_over_the_base(tmp_path: Path) -> Non
     examine(left, world.promises)
 
 
+def test_a_start_makes_the_names_of_segments_durable(tmp_path: Path) -> None:
+    """The process died when the last image had just begun a segment; its successor calls that image durable."""
+    live = tmp_path / "live"
+    live.mkdir()
+    disk = FaultyDisk(live)
+    world = World(live, disk)
+    player = world.player()
+    world.commit(player, range(1, 15))
+    world.commit(player, range(1, 15), sync=False)
+    assert image(live, 1).path != image(live, 2).path
+    world.close()
+    world = World(live, disk, world.promises)
+    assert world.database().log.durable_txid == 2
+    world.promises.all_durable()
+    disk.leave(NOTHING_UNSYNCED, tmp_path / "left")
+    world.close()
+    examine(tmp_path / "left", world.promises)
+
+
 class FailingOnce(QuickDisk):
     """A disk on which one sync of the base file fails."""
 
@@ -224,6 +243,46 @@ def test_a_decision_outlives_the_log_that_it_was_written_in(tmp_path: Path, how:
         world.load(players[0], range(1, 4), 3)
     else:
         world.replace(players[0], range(1, 4), 3, txid=2)
+    disk.leave(NOTHING_UNSYNCED, tmp_path / "left")
+    world.close()
+    examine(tmp_path / "left", world.promises)
+
+
+@pytest.mark.parametrize("sync", [True, False], ids=["FULL", "OFF"])
+def test_an_earlier_decision_outlives_the_log_that_it_was_written_in(tmp_path: Path, sync: bool) -> None:
+    """The database that is replaced decided twice, about different members, and its new state names one decision."""
+    (tmp_path / "live").mkdir()
+    disk = FaultyDisk(tmp_path / "live")
+    world = World(tmp_path / "live", disk)
+    players = [world.player(name) for name in ("a.db", "b.db", "c.db")]
+    world.commit_together(players[:2], [1, 2])
+    world.commit_together(players[::2], [1, 2], sync=sync)
+    world.load(players[0], range(1, 4), 3)
+    disk.leave(NOTHING_UNSYNCED, tmp_path / "left")
+    world.close()
+    world.promises.groups.pop()  # what was not synced need not be whole, see docs/guarantees.md
+    examine(tmp_path / "left", world.promises)
+
+
+def test_an_image_whose_decision_is_not_durable_stays_out_of_the_base(tmp_path: Path) -> None:
+    """The images of a transaction without syncs were synced by the housekeeper, just before it was decided."""
+    (tmp_path / "live").mkdir()
+    disk = FaultyDisk(tmp_path / "live")
+    world = World(tmp_path / "live", disk)
+    players = [world.player(name) for name in ("a.db", "b.db")]
+    for player in players:
+        world.commit(player, range(1, 4))
+
+    def sync_logs_first(label: str) -> None:
+        if label == "log.mark_live" and label not in disk.calls:
+            for player in players:
+                world.database(player.name).log.sync()
+
+    disk.before_call = sync_logs_first
+    world.commit_together(players, [2], sync=False)
+    assert [world.database(player.name).log.durable_txid for player in players] == [1, 1]
+    for database in (world.database(player.name) for player in players):
+        disk.sync("written back", database.base.fd)  # by the kernel, which asks nobody
     disk.leave(NOTHING_UNSYNCED, tmp_path / "left")
     world.close()
     examine(tmp_path / "left", world.promises)
