@@ -31,10 +31,11 @@ _README = """\
 Replicates SQLite databases between pods through a FUSE mount: an operator, a webhook that puts the sidecar into
 annotated pods, and a Consul that keeps the leases. How to use it: [docs/kubernetes.md](../../docs/kubernetes.md).
 
-    helm install litefs charts/litefs --namespace litefs-system --create-namespace --wait
+    helm install litefs charts/litefs --namespace litefs-system --create-namespace --wait \\
+      --set image.repository=registry.example/litefs-operator --set sidecar.image.repository=registry.example/litefs
 
-Kubernetes 1.29 or newer; from 1.30 on, annotated pods are refused when the webhook is gone, too. No registry has the
-images: build them from `sidecar/Dockerfile` and `operator/Dockerfile`, and name them by `image` and `sidecar.image`.
+No registry has these two images yet: `make images` builds them from a checkout. Kubernetes 1.29 or newer; from 1.30 on,
+annotated pods are refused when the webhook is gone, too.
 
 ## Values
 

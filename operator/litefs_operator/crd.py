@@ -63,7 +63,8 @@ class Consul:
     }
 
     url: str | None = described(
-        "URL of Consul, https://HOST:PORT/PREFIX. By default the Consul that the operator was installed with.",
+        "URL of Consul, https://HOST:PORT/PREFIX. By default the Consul that the operator was installed with. To be "
+        "changed only while no pod runs.",
         default=None,
         pattern=r"^https?://[^$\s@]+$",
         maxLength=512,
@@ -92,7 +93,7 @@ class Static:
 
     primary: str = described(
         "Name of the pod that is the primary, for example blog-0. It must be a pod of a StatefulSet whose serviceName "
-        "is NAME-nodes.",
+        "is NAME-nodes. To be changed only while no pod runs.",
         pattern=_NAME,
         maxLength=253,
     )

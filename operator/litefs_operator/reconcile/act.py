@@ -107,16 +107,19 @@ class Actor:
     def _set_present(self, cluster: Manifest, request: "_Request") -> bool:
         """Sets what was to be created and is there already, if it is ours. Returns whether it is.
 
-        The watch is a moment behind, or somebody changed the labels by which it finds the object.
+        The watch is a moment behind, or somebody changed the labels by which it finds the object. What a LiteFSCluster
+        of this name left, which was deleted, is ours.
         """
         if request.manifest is None:
             return False
         path, wanted = f"{request.path}/{request.name}", request.manifest
         try:
             owners = self._kube.get(path)["metadata"].get("ownerReferences") or []
-            is_ours = any(owner["uid"] == cluster["metadata"]["uid"] for owner in owners)
+            ours = (names.KIND, cluster["metadata"]["name"])
+            is_ours = any((owner["kind"], owner["name"]) == ours for owner in owners)
             if is_ours:
-                self._kube.patch(path, {"metadata": {"labels": wanted["metadata"]["labels"]}, "spec": wanted["spec"]})
+                metadata = {key: wanted["metadata"][key] for key in ("labels", "ownerReferences")}
+                self._kube.patch(path, {"metadata": metadata, "spec": wanted["spec"]})
         except KubeError:
             return False
         return is_ours

@@ -85,6 +85,15 @@ def test_a_service_whose_label_was_changed_is_found_again_and_set(kube: FakeKube
     assert service["spec"]["selector"]["litefs.io/node"] == "ID1"
 
 
+def test_what_a_deleted_cluster_of_the_name_left_is_taken_over_before_the_watch_shows_it(kube: FakeKube) -> None:
+    make(kube).carry_out(CLUSTER, decide(seen(services={}, budgets=(), memory=Memory())))
+    again = {**CLUSTER, "metadata": {**CLUSTER["metadata"], "uid": "u-2"}}
+    outcome = make(kube).carry_out(again, decide(seen(cluster=again, services={}, budgets=(), memory=Memory())))
+    assert (outcome.failures, outcome.taken) == ((), ())
+    for path in (f"{SPACE}/services/blog-rw", f"{BUDGETS}/blog"):
+        assert [owner["uid"] for owner in kube.objects[path]["metadata"]["ownerReferences"]] == ["u-2"]
+
+
 def test_what_belongs_to_somebody_else_is_told_and_left_alone(kube: FakeKube) -> None:
     theirs = {"metadata": {"name": "blog-ro"}, "spec": {"selector": {"app": "other"}}}
     kube.put(f"{SPACE}/services/blog-ro", copy.deepcopy(theirs))
