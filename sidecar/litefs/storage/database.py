@@ -118,7 +118,6 @@ class Database:
         self.expected: deque[ExpectedImage] = deque()
         self._shown: tuple[int, int] | None = None
         self.size = self.base.size
-        self.lost: Exception | None = None
         self.wal_mode = False
         self.is_state_busy = False
         self._is_settling = False

@@ -8,7 +8,7 @@ left to do when the current one is full is to give it its name. That name is syn
 Guarantees:
     1. `append` either puts a whole record behind the last one, or raises and leaves the log as it was:
        what a failed append wrote lies behind the end and is overwritten by the next.
-    2. After `sync` returned, every record appended before it was called is durable.
+    2. After `sync_descriptors` returned, every record that was there when `unsynced` was asked is durable.
     3. `void` is durable before it returns: a voided image is never recovered.
 
 Assumes: one writer; readers (`log_reader`) open the segments by themselves and stay behind committed txids.
@@ -118,7 +118,7 @@ class StreamAppend:
         self._log.is_held = False
 
     def finish(self, post_apply: int, *, group: int = 0, state: int = RecordState.LIVE) -> LogRecord:
-        """Writes the header, which makes the image part of the log. It is durable after the next `sync`.
+        """Writes the header, which makes the image part of the log. It is durable after the next sync.
 
         Raises:
             OSError: the image is given up.
@@ -180,7 +180,7 @@ class Log(Retirable):
         group: int = 0,
         state: int = RecordState.LIVE,
     ) -> LogRecord:
-        """Puts an image behind the last one. It is durable after the next `sync`.
+        """Puts an image behind the last one. It is durable after the next sync.
 
         Raises:
             OSError: the disk is full or failed, or (EBUSY) an image that is prepared or being appended is in the
@@ -259,7 +259,7 @@ class Log(Retirable):
         return self._unsynced.copy(), self.last_txid
 
     def sync_descriptors(self, fds: Iterable[int]) -> None:
-        """Syncs what `unsynced` named. Safe to call off the loop: it touches nothing but the disk.
+        """Syncs what `unsynced` named: the line that makes a commit durable. Safe to call off the loop.
 
         Raises:
             OSError: it failed now or before: later syncs do not write again what a failed one lost.
@@ -289,12 +289,6 @@ class Log(Retirable):
             if self._unsynced.get(fd) == change:
                 del self._unsynced[fd]
         self.durable_txid = max(self.durable_txid, min(txid, self.last_txid))
-
-    def sync(self) -> None:
-        """Makes everything appended so far durable, before it returns. This is the line that commits."""
-        fds, txid = self.unsynced()
-        self.sync_descriptors(fds)
-        self.synced(fds, txid)
 
     def void(self, record: LogRecord, last_txid: int) -> Steps[None]:
         """Strikes the last record out, durably; `last_txid` is the one before it. Nothing is appended meanwhile.
@@ -331,7 +325,7 @@ class Log(Retirable):
         self._disk.sync("log.void_sync", record.fd)
 
     def mark_live(self, record: LogRecord) -> None:
-        """Turns a prepared record into a live one. Durable after the next `sync`, as if it was appended just now.
+        """Turns a prepared record into a live one. Durable after the next sync, as if it was appended just now.
 
         Crash: a prepared record may have been durable for long, and counts for nothing without this mark.
         """

@@ -40,6 +40,13 @@ def append(log: Log, txid: int, size: int = 500) -> LogRecord:
     return log.append(image(txid, size), txid, txid, txid)
 
 
+def sync(log: Log) -> None:
+    """Makes everything appended so far durable."""
+    fds, txid = log.unsynced()
+    log.sync_descriptors(fds)
+    log.synced(fds, txid)
+
+
 def forget(log: Log, through_txid: int, older_than_s: float = 1e18) -> int:
     """Removes old segments; returns how many."""
     doomed = log.forget(through_txid, older_than_s)
@@ -82,14 +89,14 @@ def test_a_sync_makes_durable_what_was_appended_before_it(log: Log, disk: Faulty
     log.synced(fds, txid)
     assert log.durable_txid == 2
     assert log.unsynced()[0]
-    log.sync()
+    sync(log)
     assert log.durable_txid == 3
     assert log.unsynced() == ({}, 3)
 
 
 def test_a_record_says_what_was_durable_when_it_was_appended(log: Log) -> None:
     append(log, 1)
-    log.sync()
+    sync(log)
     append(log, 2)
     append(log, 3)
     scanned = scan_log(QuickDisk(), log.directory)
@@ -118,7 +125,7 @@ def test_a_failed_append_that_cannot_be_struck_out_stops_the_process(log: Log, d
 def test_a_voided_image_is_gone_and_its_txid_is_free(log: Log) -> None:
     append(log, 1)
     record = append(log, 2)
-    log.sync()
+    sync(log)
     run(log.void(record, 1))
     assert (log.last_txid, log.durable_txid) == (1, 1)
     assert found(log) == [(1, "LIVE"), (2, "VOID")]
@@ -152,11 +159,11 @@ def test_a_prepared_image_is_marked_live_in_place(log: Log) -> None:
 
 def test_a_mark_is_not_durable_with_the_record_that_it_is_for(log: Log) -> None:
     record = log.append(image(1), 1, 1, 1, group=9, state=RecordState.PREPARED)
-    log.sync()
+    sync(log)
     assert log.durable_txid == 1
     log.mark_live(record)
     assert log.durable_txid == 0
-    log.sync()
+    sync(log)
     assert log.durable_txid == 1
 
 
@@ -212,7 +219,7 @@ def test_forgetting_stops_at_what_is_needed_young_or_unsynced(log: Log) -> None:
     for txid in range(1, 7):
         append(log, txid, 3000)
     assert forget(log, 3) == 0
-    log.sync()
+    sync(log)
     assert forget(log, 3, 0.0) == 0
     assert forget(log, 3) == 3
     assert log.first_txid() == 4
@@ -227,7 +234,7 @@ def test_a_log_that_is_about_to_be_replaced_forgets_nothing(log: Log) -> None:
     """Its segments would be removed by name, and the names may be those of the next log's segments by then."""
     for txid in range(1, 6):
         append(log, txid, 3000)
-    log.sync()
+    sync(log)
     log.is_held = True
     assert forget(log, 5) == 0
     log.is_held = False
@@ -237,7 +244,7 @@ def test_a_log_that_is_about_to_be_replaced_forgets_nothing(log: Log) -> None:
 def test_a_segment_that_is_read_can_be_forgotten(log: Log) -> None:
     for txid in range(1, 4):
         append(log, txid, 3000)
-    log.sync()
+    sync(log)
     reader = LogReader(log.directory)
     refs = list(reader.images(1, 3))
     assert reader.read(refs[0], 0, 3000) == image(1, 3000)
@@ -266,7 +273,7 @@ def test_a_reader_says_what_is_not_there(log: Log, range_: tuple[int, int]) -> N
         list(reader.images(1, 1))
     for txid in range(1, 5):
         append(log, txid, 3000)
-    log.sync()
+    sync(log)
     forget(log, 1)
     with pytest.raises(LogGapError):
         list(reader.images(*range_))
@@ -281,11 +288,11 @@ def test_the_next_segment_is_made_ready_in_advance(log: Log, disk: FaultyDisk) -
     log.take_spare(log.make_spare(log.spare_capacity()))
     log.take_spare(log.make_spare(log.spare_capacity()))
     assert len(list(log.directory.glob("spare-*"))) == 1
-    log.sync()
+    sync(log)
     before = len(disk.calls)
     append(log, 3, 3000)
     assert disk.calls[before:] == ["log.segment_rename", "log.append"]
-    log.sync()
+    sync(log)
     assert disk.calls[before + 2 :] == ["log.sync_names", "log.sync"]
 
 
@@ -359,7 +366,7 @@ def test_a_segment_that_ends_during_a_sync_is_synced_once_more(log: Log, disk: F
     append(log, 2)
     append(log, 3, 3500)  # into the next segment
     log.synced(fds, txid)
-    log.sync()
+    sync(log)
     assert left_by_a_power_cut(disk, tmp_path) == [1, 2, 3]
 
 
@@ -372,7 +379,7 @@ def test_a_segment_that_begins_during_a_sync_gets_a_durable_name(log: Log, disk:
     log.synced(fds, txid)
     stream.write(image(2, 3500))
     stream.finish(2)
-    log.sync()
+    sync(log)
     assert left_by_a_power_cut(disk, tmp_path) == [1, 2]
 
 
@@ -406,6 +413,6 @@ def test_the_size_counts_what_is_there(log: Log) -> None:
         append(log, txid, 3000)
     record = append(log, 7, 100)
     run(log.void(record, 6))
-    log.sync()
+    sync(log)
     forget(log, 4)
     assert log.size_bytes == 2 * (64 + 72 + 3000)

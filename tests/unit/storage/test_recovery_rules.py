@@ -136,7 +136,7 @@ def test_a_start_makes_the_names_of_segments_durable(tmp_path: Path) -> None:
     world.close()
     world = World(live, disk, world.promises)
     assert world.database().log.durable_txid == 2
-    world.promises.all_durable()
+    world.promises.of("a.db").durable = 2
     disk.leave(NOTHING_UNSYNCED, tmp_path / "left")
     world.close()
     examine(tmp_path / "left", world.promises)
@@ -276,7 +276,7 @@ def test_an_image_whose_decision_is_not_durable_stays_out_of_the_base(tmp_path: 
     def sync_logs_first(label: str) -> None:
         if label == "log.mark_live" and label not in disk.calls:
             for player in players:
-                world.database(player.name).log.sync()
+                run(world.database(player.name).sync_log())
 
     disk.before_call = sync_logs_first
     world.commit_together(players, [2], sync=False)
