@@ -1,4 +1,4 @@
-import tracemalloc
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ from litefs.formats.ltx import FLAG_LZ4, HEADER_SIZE, TRAILER_SIZE, LtxHeader
 from litefs.formats.ltx_decoder import LtxDecoder, decode_image
 from litefs.formats.ltx_encoder import LtxEncoder, encode_image
 from litefs.formats.position import Txid
+from tests.support.memory import memory_growth_of
 from tests.unit.formats.golden import flipped_bits, pieces
 from tests.unit.formats.images import IMAGES, LOCK, SMALL, Image, named, page, snapshot_checksum, text_page
 
@@ -369,41 +370,33 @@ def test_our_lz4_frame_begins_as_that_of_go() -> None:
 # ---- bounds ----
 
 
-def peak_bytes(data: bytes, piece_size: int) -> int:
+def feed_in_pieces(data: bytes, piece_size: int) -> None:
     decoder = LtxDecoder()
-    tracemalloc.start()
-    try:
+    with contextlib.suppress(FormatError):
         for piece in pieces(data, piece_size):
             decoder.feed(piece)
-    except FormatError:
-        pass
-    finally:
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-    return peak
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked() -> None:
     bomb = lz4_image(bytes(64 << 20))
     assert len(bomb) < 300_000
-    assert peak_bytes(bomb, 4096) < 4 << 20
+    with memory_growth_of(4 << 20):
+        feed_in_pieces(bomb, 4096)
 
 
 def test_a_decoder_keeps_less_than_a_page_between_pieces() -> None:
     header = replace(named("transaction").header, page_size=65536, commit=1000)
     image = encode_image(header, [(pgno, bytes(65536)) for pgno in range(1, 101)], CHECKSUM_FLAG)
-    assert peak_bytes(image, 4096) < 1 << 20
+    with memory_growth_of(1 << 20):
+        feed_in_pieces(image, 4096)
 
 
 def test_an_encoder_keeps_nothing() -> None:
     encoder = LtxEncoder(replace(named("transaction-lz4").header, commit=100_000))
     run = bytes(512 * 128)
-    tracemalloc.start()
-    for first_pgno in range(1, 20_000, 128):
-        encoder.pages(first_pgno, run)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 2 << 20
+    with memory_growth_of(2 << 20):
+        for first_pgno in range(1, 20_000, 128):
+            encoder.pages(first_pgno, run)
 
 
 def test_a_snapshot_of_a_dropped_database_is_empty() -> None:

@@ -1,5 +1,4 @@
 import random
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from litefs.formats.stream import (
     encode_frame,
     encode_position_map,
 )
+from tests.support.memory import memory_growth_of
 from tests.unit.formats import golden
 from tests.unit.formats.golden import flipped_bits, pieces
 
@@ -187,12 +187,9 @@ def test_an_image_passes_through_in_bounded_memory() -> None:
     decoder = StreamDecoder()
     decoder.feed(encode_frame(LtxFrame(name="a")))
     chunks = encode_chunks(bytes(4 * CHUNK_SIZE))
-    tracemalloc.start()
-    for _ in range(200):
-        decoder.feed(chunks)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 4 * len(chunks)
+    with memory_growth_of(4 * len(chunks)):
+        for _ in range(200):
+            decoder.feed(chunks)
 
 
 # ---- position map ----

@@ -4,9 +4,7 @@ import random
 import socket
 import struct
 import time
-import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
@@ -14,24 +12,13 @@ from litefs.formats.position import Pos
 from litefs.formats.stream import DropDbFrame, HeartbeatFrame, StreamDecoder, encode_position_map
 from litefs.http import bodies, responses
 from litefs.http.api import POSITION_MAP_BYTES_MAX
+from tests.support.memory import memory_growth_of
 from tests.unit.http.fake_node import FakeNode
 from tests.unit.http.serving import Served, pos
 
 HEAD = b"POST /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 MEMORY_PER_FOLLOWER_MAX = 8 << 20
 """A snapshot has two blocks under way, and the sockets' buffers are the kernel's."""
-
-
-@contextmanager
-def memory_growth_of(bytes_max: int) -> Iterator[None]:
-    """Fails if Python holds more than `bytes_max` more at any time."""
-    tracemalloc.start()
-    try:
-        yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < bytes_max, f"{peak / 1e6:.1f} MB"
 
 
 def ask(served: Served, body: bytes) -> int:

@@ -1,7 +1,6 @@
 """One image from a peer that may send anything."""
 
 import resource
-import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from litefs.formats.ltx import FLAG_LZ4, LtxHeader, LtxTrailer
 from litefs.formats.ltx_encoder import encode_image
 from litefs.formats.position import ZERO_POS, Checksum, Pos, Txid
 from litefs.node.image_receiver import MEMORY_BYTES, SMALL_SNAPSHOT_PAGES, ImageReceiver
+from tests.support.memory import memory_growth_of
 
 HERE = Pos(txid=Txid(6), checksum=Checksum(CHECKSUM_FLAG | 99))
 PAGE_SIZE = 512
@@ -41,13 +41,8 @@ def data_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def memory() -> Iterator[None]:
     """Fails if Python held more than `MEMORY_MAX` at any time."""
-    tracemalloc.start()
-    try:
+    with memory_growth_of(MEMORY_MAX):
         yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < MEMORY_MAX, f"{peak / 1e6:.0f} MB"
 
 
 def transaction(page_n: int = 3, *, header: LtxHeader = NEXT, seed: int = 1) -> bytes:

@@ -1,7 +1,6 @@
 """A transaction asks for room before it begins, where SQLite has a word for a full disk."""
 
 import errno
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,15 +23,6 @@ class SmallDisk(Disk):
     def free_bytes(self, label: str, path: Path | str) -> int:
         self.asked_n += 1
         return self.left
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    root = tmp_path / "live"
-    root.mkdir()
-    world = World(root, FaultyDisk(root))
-    yield world
-    world.close()
 
 
 @pytest.fixture
