@@ -174,7 +174,7 @@ def _patch_of(before: Manifest, after: Manifest) -> Manifest:
 def _budget(seen: Observation, memory: Memory, foreign: list[str]) -> BudgetChange:
     wanted = disruption_budget(seen.cluster, member_n=memory.member_n)
     # Of this LiteFSCluster, or of one of its name that was deleted.
-    ours = next((budget for budget in seen.budgets if budget.owner and budget.name == seen.name), None)
+    ours = next((budget for budget in seen.budgets if budget.is_made_here and budget.name == seen.name), None)
     if wanted is None or foreign or not seen.spec.disruption_budget:
         return BudgetChange(delete=ours.name if ours is not None else "")
     if ours is None:
@@ -186,8 +186,8 @@ def _budget(seen: Observation, memory: Memory, foreign: list[str]) -> BudgetChan
 
 
 def _is_foreign(seen: Observation, budget: KeptBudget) -> bool:
-    """Whether somebody else's budget selects a member. One whose LiteFSCluster was deleted is about to go."""
-    if budget.owner:
+    """Whether somebody else's budget selects a member."""
+    if budget.is_made_here:
         return False
     return any(selects(budget.spec.get("selector") or {}, member.labels) for member in seen.members if member.counts)
 

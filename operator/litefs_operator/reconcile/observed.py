@@ -146,20 +146,27 @@ class KeptBudget:
 
     Attributes:
         owner: uid of the LiteFSCluster that it belongs to; "" if to none.
+        is_made_here: an operator of ours made it, maybe for a LiteFSCluster that was deleted.
         spec: all of it.
     """
 
     namespace: str
     name: str
     owner: str
+    is_made_here: bool
     spec: Manifest
 
 
 def budget_of(manifest: Manifest) -> KeptBudget:
     """Returns what is kept of a PodDisruptionBudget."""
     metadata = manifest["metadata"]
+    owner = _owner_of(metadata)
     return KeptBudget(
-        namespace=metadata["namespace"], name=metadata["name"], owner=_owner_of(metadata), spec=manifest["spec"]
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        owner=owner,
+        is_made_here=bool(owner) or (metadata.get("labels") or {}).get(names.MANAGED_BY) == names.OPERATOR,
+        spec=manifest["spec"],
     )
 
 

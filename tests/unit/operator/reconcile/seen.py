@@ -93,7 +93,7 @@ def kept_services(node: str | None = "ID0", spec: Manifest | None = None, owner:
 def kept_budget(member_n: int = 3) -> KeptBudget:
     manifest = disruption_budget(CLUSTER, member_n=member_n)
     assert manifest is not None
-    return KeptBudget(namespace="web", name="blog", owner="u-1", spec=manifest["spec"])
+    return KeptBudget(namespace="web", name="blog", owner="u-1", is_made_here=True, spec=manifest["spec"])
 
 
 def seen(

@@ -115,7 +115,7 @@ def test_a_budget_is_set_and_deleted(kube: FakeKube) -> None:
 def test_a_budget_of_our_name_that_is_not_ours_is_left_alone(kube: FakeKube) -> None:
     theirs = {"selector": {"matchLabels": {"app": "other"}}, "minAvailable": 1}
     kube.put(f"{BUDGETS}/blog", {"metadata": {"name": "blog"}, "spec": theirs})
-    budget = KeptBudget(namespace="web", name="blog", owner="", spec=theirs)
+    budget = KeptBudget(namespace="web", name="blog", owner="", is_made_here=False, spec=theirs)
     outcome = make(kube).carry_out(CLUSTER, decide(seen(budgets=(budget,))))
     assert outcome.taken == ("budget blog",)
     assert kube.objects[f"{BUDGETS}/blog"]["spec"] == theirs

@@ -236,8 +236,9 @@ def test_a_pod_that_is_not_to_stay_is_not_told_to_be_outdated(state: str) -> Non
 # ---- the disruption budget ----
 
 
-def test_a_budget_that_a_deleted_cluster_of_the_same_name_left_is_taken_over() -> None:
-    left = dataclasses.replace(kept_budget(), owner="u-0")
+@pytest.mark.parametrize("owner", ["u-0", ""], ids=["not collected yet", "orphaned"])
+def test_a_budget_that_a_deleted_cluster_of_the_same_name_left_is_taken_over(owner: str) -> None:
+    left = dataclasses.replace(kept_budget(), owner=owner)
     change = decide(seen(budgets=(left,))).budget
     assert change.patch is not None
     name, patch = change.patch
@@ -281,14 +282,18 @@ def test_a_pod_of_a_job_gets_no_role_because_the_budget_selects_by_it() -> None:
 
 
 def test_where_a_budget_of_somebody_else_selects_a_member_there_is_none() -> None:
-    other = KeptBudget(namespace="web", name="mine", owner="", spec={"selector": {"matchLabels": {"app": "blog"}}})
+    other = KeptBudget(
+        namespace="web", name="mine", owner="", is_made_here=False, spec={"selector": {"matchLabels": {"app": "blog"}}}
+    )
     decision = decide(seen(budgets=(kept_budget(), other)))
     assert decision.budget.delete == "blog"
     assert conditions(decision)["DisruptionBudget"] == ("False", "AnotherBudget")
 
 
 def test_a_budget_of_other_pods_is_no_obstacle() -> None:
-    other = KeptBudget(namespace="web", name="mine", owner="", spec={"selector": {"matchLabels": {"app": "shop"}}})
+    other = KeptBudget(
+        namespace="web", name="mine", owner="", is_made_here=False, spec={"selector": {"matchLabels": {"app": "shop"}}}
+    )
     assert decide(seen(budgets=(kept_budget(), other))).budget == BudgetChange()
 
 

@@ -127,7 +127,11 @@ def test_a_budget_that_comes_back_is_the_one_that_was_built() -> None:
     built = disruption_budget(CLUSTER, member_n=3)
     assert built is not None
     assert budget_of(copy.deepcopy(built)).spec == built["spec"]
-    assert budget_of({"metadata": {"namespace": "web", "name": "x"}, "spec": {}}).owner == ""
+    orphan = copy.deepcopy(built)
+    del orphan["metadata"]["ownerReferences"]
+    assert [budget_of(manifest).is_made_here for manifest in (built, orphan)] == [True, True]
+    theirs = budget_of({"metadata": {"namespace": "web", "name": "x"}, "spec": {}})
+    assert (theirs.owner, theirs.is_made_here) == ("", False)
 
 
 @pytest.mark.parametrize(
