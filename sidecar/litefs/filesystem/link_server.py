@@ -30,8 +30,8 @@ from litefs.storage.state import DatabaseState
 RECEIVE_BYTES = 1 << 16
 TXID_MAX = (1 << 64) - 1
 UNHEARD_PAUSE_S = 0.01
-"""Between two `Committed` of a primary's database while nobody listens: a process that is woken by each commit takes
-a processor from the application that writes. A replica's node process has to know its positions itself."""
+"""Between two times that a primary tells what was committed while nobody listens: a process that is woken by each
+commit takes a processor from the application that writes. A replica's node process has to know its positions itself."""
 
 IMAGES_AT_ONCE = 16
 """Put into a log before others run: some 50 µs each."""
@@ -56,7 +56,8 @@ class LinkServer:
         self._requests: deque[m.NodeMessage] = deque()
         self._request_arrived: Waiter | None = None
         self._told: dict[str, tuple[int, int]] = {}  # the position of each `Committed` that was not acknowledged
-        self._is_heard = False
+        self._is_heard = self._is_pausing = False
+        self._moved: set[str] = set()  # databases that the next end of a pause tells of
         self._next_snapshot = 1
         self._snapshots: dict[int, Database] = {}
         operations.on_shm_created = lambda name: self._send(m.ShmCreated(name))
@@ -66,7 +67,7 @@ class LinkServer:
         self.detach()
         link.setblocking(False)
         self._socket = link
-        self._is_heard = False
+        self._is_heard = self._is_pausing = False
         self._decoder = MessageDecoder(m.NodeMessage)
         self._loop.watch(link.fileno(), self._receive)
 
@@ -80,6 +81,7 @@ class LinkServer:
         self._operations.node_pid = 0
         self._outgoing.clear()
         self._requests.clear()
+        self._moved.clear()
         for snapshot_id in list(self._snapshots):
             self._close_snapshot(snapshot_id)
         for served in self._store.databases.values():
@@ -87,20 +89,35 @@ class LinkServer:
 
     def committed(self, database: Database) -> None:
         """Tells the node process, unless it has yet to take note of what it was told last."""
-        if self._socket is None or not self._operations.node_pid or database.name in self._told:
+        name = database.name
+        if self._socket is None or not self._operations.node_pid or name in self._told:
             return
-        self._told[database.name] = (database.txid, database.checksum)
-        if self._store.gate.is_open:
-            self._send(m.Committed(_info(database)))
+        if not self._store.gate.is_open:
+            self._told[name] = (database.txid, database.checksum)
+            self._loop.call_later(APPLIED_PAUSE_S, lambda: self._tell_applied(name))
+        elif self._is_heard or not self._is_pausing:
+            self._tell(database)
         else:
-            self._loop.call_later(APPLIED_PAUSE_S, lambda: self._tell(database.name))
+            self._moved.add(name)
 
-    def _tell(self, name: str) -> None:
+    def _tell(self, database: Database) -> None:
+        self._told[database.name] = (database.txid, database.checksum)
+        self._send(m.Committed(_info(database)))
+        if not self._is_heard and not self._is_pausing:
+            self._is_pausing = True
+            self._loop.call_later(UNHEARD_PAUSE_S, self._end_pause)
+
+    def _end_pause(self) -> None:
+        self._is_pausing = False
+        names, self._moved = self._moved, set()
+        for name in names - self._told.keys():
+            if (served := self._store.databases.get(name)) is not None:
+                self._tell(served.database)
+
+    def _tell_applied(self, name: str) -> None:
         served = self._store.databases.get(name)
-        if served is None or self._told.pop(name, None) is None:
-            return
-        self._told[name] = (served.database.txid, served.database.checksum)
-        self._send(m.Committed(_info(served.database)))
+        if served is not None and self._told.pop(name, None) is not None:
+            self._tell(served.database)
 
     async def serve(self) -> None:
         """Answers requests for ever."""
@@ -213,8 +230,6 @@ class LinkServer:
         match message:
             case m.SetListening(is_listening):
                 self._is_heard = is_listening
-            case m.Seen(name) if self._store.gate.is_open and not self._is_heard:
-                self._loop.call_later(UNHEARD_PAUSE_S, lambda: self._seen(name))
             case m.Seen(name):
                 self._seen(name)
             case m.Applied(name, txid):

@@ -203,6 +203,20 @@ def test_while_nobody_listens_the_next_commit_is_told_after_a_pause(
     assert committed(link.received()) == [("a.db", 2)]
 
 
+def test_while_nobody_listens_commits_of_all_databases_are_told_together(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause_s = 0.3
+    monkeypatch.setattr(link_server, "UNHEARD_PAUSE_S", pause_s)
+    handles = {name: link.mount.create(name) for name in ("a.db", "b.db", "c.db")}
+    link.greet()
+    for name, fh in handles.items():
+        link.mount.commit(name, fh, 1)
+    assert committed(link.received()) == [("a.db", 1)]
+    link.mount.do(_pause(link, 1.5 * pause_s))
+    assert sorted(committed(link.received())) == [("b.db", 1), ("c.db", 1)]
+
+
 def test_a_replica_is_told_at_once_though_nobody_listens(link: Link) -> None:
     fh = link.mount.create("a.db")
     link.greet()
