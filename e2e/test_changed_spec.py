@@ -7,6 +7,7 @@ import pytest
 
 from e2e import workloads
 from e2e.commands import wait_until
+from e2e.errors import CommandError
 from e2e.installation import Installation
 from e2e.kubectl import READY_TIMEOUT_S, Kubectl
 from e2e.target import Target
@@ -51,6 +52,18 @@ def test_a_prometheus_that_goes_by_annotations_reads_the_metrics_and_nothing_els
     assert (status, "\nlitefs_is_primary 0" in metrics) == ("200", True)
     assert get(kubectl, NEW, port, "/status")[0] == "401"
     assert get(kubectl, OLD, port, path)[0] == "401"
+
+
+def test_a_pod_that_would_look_for_its_lease_elsewhere_is_refused(kubectl: Kubectl, target: Target) -> None:
+    elsewhere = workloads.cluster(data={"allowEphemeral": True}, lease={"consul": {"url": "http://another:8500"}})
+    here = workloads.cluster(data={"allowEphemeral": True}, **CHANGE)
+    pod = workloads.pod("elsewhere", target.application_image, asks=workloads.annotations())
+    kubectl.apply(elsewhere)
+    try:
+        with pytest.raises(CommandError, match=rf"the lease of the pod ({OLD}|{NEW}) is at .*\(LeaseElsewhere\)"):
+            kubectl.apply(pod)
+    finally:
+        kubectl.apply(here)
 
 
 def test_the_status_names_the_pods_that_are_to_be_replaced(kubectl: Kubectl) -> None:
