@@ -250,3 +250,16 @@ print(sum("-listed-" in name for name in os.listdir(directory)), "left")
         assert session.run(sys.executable, "-c", remove_while_listing, session.path()) == "0 left\n"
 
     judge.compare(scenario)
+
+
+def test_sqlite_may_keep_its_temporary_files_in_the_mount(judge: Judge) -> None:
+    """It does where the current directory is all that it may write to, as in a container with a read-only root."""
+    statements = (
+        "CREATE TABLE t AS SELECT hex(randomblob(400)) AS body FROM generate_series(1, 3000); PRAGMA cache_size = 10;"
+        "CREATE TEMP TABLE u AS SELECT body FROM t ORDER BY 1; SELECT count(*) FROM u; VACUUM; PRAGMA integrity_check;"
+    )
+
+    def scenario(session: Session) -> None:
+        session.run("sh", "-c", f"SQLITE_TMPDIR='{session.place.mount_dir}' sqlite3 '{session.path()}' '{statements}'")
+
+    judge.compare(scenario)

@@ -15,7 +15,16 @@ import pyfuse3
 
 from litefs.filesystem.answers import Answers, guarded
 from litefs.filesystem.handles import Handle
-from litefs.filesystem.inodes import NAME_TIMEOUT_S, SPECIAL_KINDS, TRANSACTION_KINDS, Inode, InodeTable, Kind, absent
+from litefs.filesystem.inodes import (
+    NAME_TIMEOUT_S,
+    SPECIAL_KINDS,
+    TRANSACTION_KINDS,
+    UNREPLICATED_KINDS,
+    Inode,
+    InodeTable,
+    Kind,
+    absent,
+)
 from litefs.filesystem.loads import end_load, let_load_commit
 from litefs.filesystem.loop import Loop
 from litefs.filesystem.names import classify
@@ -89,7 +98,7 @@ class Directory(Answers):
             raise pyfuse3.FUSEError(errno.EACCES)
         if len(owner.encode()) > NAME_BYTES_MAX:
             raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
-        if kind is not Kind.SHM and not self.store.gate.is_open and not self._is_node(ctx):
+        if kind not in UNREPLICATED_KINDS and not self.store.gate.is_open and not self._is_node(ctx):
             # A WAL that came with a new state lies behind the kernel's memory that there was none. On ESTALE the kernel
             # asks anew what there is; EEXIST ends that memory, too, but not before Linux 6.6.
             raise pyfuse3.FUSEError(errno.ESTALE if text in self.inodes.by_name else errno.EACCES)
@@ -116,12 +125,13 @@ class Directory(Answers):
             # Whoever may use the database may use what replication makes beside it; a new one is the directory's.
             like = self.inodes.by_name.get(owner) or self.inodes.root
             mode, uid, gid = like.mode & 0o666, like.uid, like.gid
-        served = None if kind is Kind.SUPER_JOURNAL else self._served_for_new(kind, owner)
+        is_no_databases = kind in (Kind.SUPER_JOURNAL, Kind.TEMPORARY)
+        served = None if is_no_databases else self._served_for_new(kind, owner)
         inode = self.inodes.add(kind, name, mode, uid, gid, named=False)
         if served is None:
-            inode.scratch = self.store.super_journals[name.encode()] = ScratchFile(
-                self.store.disk, self.store.data_dir.path
-            )
+            inode.scratch = ScratchFile(self.store.disk, self.store.data_dir.path)
+            if kind is Kind.SUPER_JOURNAL:
+                self.store.super_journals[name.encode()] = inode.scratch
         else:
             inode.served = served
             if kind is Kind.DATABASE:
@@ -165,7 +175,8 @@ class Directory(Answers):
         if inode.kind is Kind.SUPER_JOURNAL:
             await self.loop.drive(self.store.unlink_super_journal(text.encode()))
         elif served is None:
-            raise pyfuse3.FUSEError(errno.EACCES)
+            if inode.kind is not Kind.TEMPORARY:
+                raise pyfuse3.FUSEError(errno.EACCES)
         elif inode.kind is Kind.JOURNAL:
             if inode.scratch is served.journal.file:
                 forget = served.is_being_replaced and self._is_node(ctx)

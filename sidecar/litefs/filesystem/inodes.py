@@ -40,6 +40,7 @@ class Kind(Enum):
     WAL = "wal"
     SHM = "shm"
     SUPER_JOURNAL = "super-journal"
+    TEMPORARY = "temporary"
     POS = "pos"
     LOCK = "lock"
     PRIMARY = ".primary"
@@ -49,6 +50,9 @@ class Kind(Enum):
 
 SPECIAL_KINDS = frozenset({Kind.POS, Kind.LOCK, Kind.PRIMARY, Kind.LAG})
 """Files that the server changes by itself: nothing about them is cached."""
+
+UNREPLICATED_KINDS = frozenset({Kind.SHM, Kind.TEMPORARY})
+"""Anybody makes them, on a replica, too."""
 
 TRANSACTION_KINDS = frozenset({Kind.JOURNAL, Kind.WAL})
 """They die with a database that is replaced. Not `-shm`: whoever has it mapped would be killed by SIGBUS."""

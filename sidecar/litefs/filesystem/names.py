@@ -3,6 +3,7 @@
 NAME-journal  NAME-wal  NAME-shm   the files that SQLite keeps beside a database
 NAME-mjXXXXXXXXX                   a super-journal: a commit over several databases
 NAME-pos  NAME-lock                the position of a database, and its halt lock
+etilqs_…                           a file that SQLite sorts in, or spills to: it unlinks it as soon as it is open
 .primary  .lag                     who the primary is, and how far behind this node is
 anything else                      a database
 """
@@ -20,6 +21,7 @@ _SUFFIXES = {
     "-pos": Kind.POS,
     "-lock": Kind.LOCK,
 }
+_TEMPORARY_PREFIX = "etilqs_"
 _FIXED = {".primary": Kind.PRIMARY, ".lag": Kind.LAG}
 
 
@@ -37,4 +39,4 @@ def classify(name: str) -> tuple[Kind, str]:
             return Kind.SUPER_JOURNAL, head
     if name.startswith(REPLACEMENT_PREFIX):
         return Kind.REPLACEMENT, name[len(REPLACEMENT_PREFIX) :]
-    return Kind.DATABASE, name
+    return (Kind.TEMPORARY, "") if name.startswith(_TEMPORARY_PREFIX) else (Kind.DATABASE, name)

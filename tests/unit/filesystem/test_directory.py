@@ -149,6 +149,22 @@ def test_a_wal_that_the_kernel_does_not_know_of_is_looked_up_again(mount: Fusele
     assert mount.errno(request) == errno.ESTALE
 
 
+@pytest.mark.parametrize("is_primary", [True, False], ids=["primary", "replica"])
+def test_sqlites_temporary_files_are_used_without_a_name(mount: FuselessMount, is_primary: bool) -> None:
+    """SQLite unlinks them as soon as they are open."""
+    if not is_primary:
+        mount.become_replica()
+    fh = mount.create("etilqs_4a5b")
+    mount.unlink("etilqs_4a5b")
+    mount.write(fh, 4096, b"sorted")
+    assert mount.read(fh, 4090, 100) == bytes(6) + b"sorted"
+    number = mount.operations._handles[fh].inode.number
+    mount.release(fh)
+    mount.do(mount.operations.forget([(number, 1)]))
+    assert number not in mount.inodes.by_number
+    assert not mount.store.databases
+
+
 def test_a_replica_creates_shared_memory_for_its_readers(mount: FuselessMount) -> None:
     mount.create("a.db")
     mount.become_replica()

@@ -15,6 +15,7 @@ from litefs.formats.database_name import REPLACEMENT_PREFIX
         ("app.db-pos", Kind.POS, "app.db"),
         ("app.db-lock", Kind.LOCK, "app.db"),
         ("app.db-mj0123456A9", Kind.SUPER_JOURNAL, "app.db"),
+        ("etilqs_3f2a9c", Kind.TEMPORARY, ""),
         (".primary", Kind.PRIMARY, ""),
         (".lag", Kind.LAG, ""),
         (REPLACEMENT_PREFIX + "app.db", Kind.REPLACEMENT, "app.db"),
