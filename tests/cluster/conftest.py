@@ -1,7 +1,5 @@
 """Fixtures of the tests on two real nodes: a shared pair, a pair of one's own, sessions on both mounts."""
 
-import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,16 +7,7 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.litefs_node import Pair
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips what needs a mount where the kernel offers none; in CI that is a failure instead."""
-    if Path("/dev/fuse").exists() or os.environ.get("CI") == "true":
-        return
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason="/dev/fuse is missing"))
+from tests.support.scenario import file_stem
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +39,7 @@ def own_cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Clus
 
 def _opened(pair: Pair, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     logs = {node: len(node.log_text()) for node in (pair.primary, pair.replica)}
-    cluster = Cluster(pair, re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower()).strip("-")[:80])
+    cluster = Cluster(pair, file_stem(request.node.name))
     yield cluster
     cluster.close()
     for node, before in logs.items():

@@ -1,7 +1,5 @@
 """Fixtures of the tests on a real mount: a shared primary with its replica, a node of one's own, the judge."""
 
-import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +8,7 @@ import pytest
 from tests.support.filesystem_node import FilesystemNode
 from tests.support.judge import Judge
 from tests.support.litefs_node import Pair
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips what needs a mount where the kernel offers none; in CI that is a failure instead."""
-    if Path("/dev/fuse").exists() or os.environ.get("CI") == "true":
-        return
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason="/dev/fuse is missing"))
+from tests.support.scenario import file_stem
 
 
 class SharedPair:
@@ -79,21 +68,17 @@ def own_node(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Filesys
 @pytest.fixture
 def judge(pair: Pair, tmp_path: Path, request: pytest.FixtureRequest) -> Judge:
     """Judges on the shared primary, and holds the shared replica against it."""
-    stem = _stem(request.node.name)
+    stem = file_stem(request.node.name)
     return Judge(node=pair.primary, bare_dir=_bare(tmp_path), stem=stem, replicas=[pair.replica])
 
 
 @pytest.fixture
 def own_judge(own_node: FilesystemNode, tmp_path: Path, request: pytest.FixtureRequest) -> Judge:
     """Judges on a node of this test alone."""
-    return Judge(node=own_node, bare_dir=_bare(tmp_path), stem=_stem(request.node.name))
+    return Judge(node=own_node, bare_dir=_bare(tmp_path), stem=file_stem(request.node.name))
 
 
 def _bare(tmp_path: Path) -> Path:
     bare = tmp_path / "bare"
     bare.mkdir()
     return bare
-
-
-def _stem(test_name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", test_name.removeprefix("test_").lower()).strip("-")[:80]

@@ -5,6 +5,7 @@ written down, statement by statement, with rows or the extended error code. The 
 mount must give the same transcript. What a scenario expects beyond that, it asserts itself.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,11 @@ from tests.support import children
 from tests.support.sql_client import Rows, SqlError, SqlProcess
 
 Scenario = Callable[["Session"], None]
+
+
+def file_stem(test_name: str) -> str:
+    """Returns what the databases of a test are called, on mounts that tests share."""
+    return re.sub(r"[^a-z0-9]+", "-", test_name.removeprefix("test_").lower()).strip("-")[:80]
 
 
 class Place(Protocol):

@@ -17,12 +17,6 @@ def address_of(*arguments: str) -> NodeAddress:
     return node_address(USAGE.parse(arguments))
 
 
-@pytest.fixture(autouse=True)
-def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LITEFS_TOKEN", "LITEFS_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def test_without_flags_it_is_the_node_of_this_machine() -> None:
     assert address_of() == NodeAddress(url=DEFAULT_URL, token="")
 
