@@ -13,7 +13,7 @@ Guarantees: standard library only, and few modules of it, for this process lives
 counts. The mount is never touched. The filesystem process learns that a node process is dead before its pid can be
 used again. On wind-up the mount is detached before anything else stops.
 
-Assumes: `launch_plan.py` wrote the plan; children treat the end of file of their control socket as the order to stop.
+Assumes: `launch.py` wrote the plan; children treat the end of file of their control socket as the order to stop.
 """
 
 import errno

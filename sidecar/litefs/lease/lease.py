@@ -4,8 +4,8 @@ Strategy: a lease is held by one node at a time, for as long as it is renewed. W
 what the keeper thinks but its own clock: `primary_until` is counted from the moment at which the last request that
 was confirmed was *sent*, less a margin. After that time another node may hold the lease.
 
-Rules of this file: nothing here knows Consul or Kubernetes. `lease_contract.py` of the tests runs against every
-implementation.
+Rules of this file: nothing here knows Consul or Kubernetes. `tests/unit/lease/test_contract.py` runs against
+every implementation.
 """
 
 from dataclasses import dataclass
