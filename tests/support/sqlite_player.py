@@ -8,6 +8,7 @@ What waits for the disk is there twice: `commit` goes through, `commit_steps` le
 whenever storage does.
 """
 
+import errno
 import random
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -103,7 +104,7 @@ class Player:
         """Returns the pages of a next state: those numbers new (and page 1), the others as they are.
 
         Args:
-            holes: of the pages that the database grows by, those that SQLite takes and does not write.
+            holes: of the pages that the database grows by, those that SQLite takes and does not write. Not in WAL mode.
         """
         wanted = set(pgnos) | {1}
         size = page_n if page_n is not None else max(len(self.pages), *wanted)
@@ -372,11 +373,14 @@ class Player:
         run(self.load_steps(data))
 
     def load_steps(self, data: bytes) -> Steps[None]:
-        self.served.truncate(0, by_sqlite=False)
+        served = self.served
+        served.truncate(0, by_sqlite=False)
         for offset in range(0, len(data), 4096):
-            self.served.write(offset, data[offset : offset + 4096], by_sqlite=False)
+            if served.dead:
+                raise OSError(errno.ESTALE, "replaced while it was filled")
+            served.write(offset, data[offset : offset + 4096], by_sqlite=False)
             yield None
-        yield from self.served.sync()
+        yield from served.sync()
         self.look()
 
 

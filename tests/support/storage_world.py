@@ -27,6 +27,7 @@ from litefs.storage.divergence import place_for_old_state
 from litefs.storage.housekeeping import Housekeeper
 from litefs.storage.incoming import IncomingDatabase
 from litefs.storage.log_reader import LogReader
+from litefs.storage.served import ServedDatabase
 from litefs.storage.state import DatabaseState
 from litefs.storage.steps import run
 from litefs.storage.store import Store
@@ -348,13 +349,19 @@ def examine_database(world: World, name: str, promise: Promise) -> int:
     assert txid in allowed, f"{name} is at {txid}; allowed: {sorted(allowed)}"
     content = served.read(0, 1 << 30)
     assert content == allowed[txid], f"{name} at {txid} has other content"
+    examine_state(served, content)
+    return txid
+
+
+def examine_state(served: ServedDatabase, content: bytes) -> None:
+    """Checks that size, checksums and log of a database, opened just now, are those of its content."""
+    database = served.database
     assert served.size == len(content)
     assert database.exists or not content
     sums = page_checksums(content, database.page_size, 1) if content else []
-    assert database.checksum == CHECKSUM_FLAG | database_checksum(sums), f"{name}: the rolling checksum is wrong"
+    assert database.checksum == CHECKSUM_FLAG | database_checksum(sums), f"{database.name}: wrong rolling checksum"
     assert list(database.sums) == sums
     examine_log(database)
-    return txid
 
 
 def examine_log(database: Database) -> None:
