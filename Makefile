@@ -12,7 +12,7 @@ SOURCES := sidecar operator tests $(wildcard bench demo e2e charts)
 .PHONY: help setup test lint format demo demo-cluster bench chaos images manifests chart sqlite-suite e2e e2e-up e2e-load e2e-down e2e-shell clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
 
 setup: .venv/.complete ## install what is missing and build .venv/ with the litefs command in it
 
