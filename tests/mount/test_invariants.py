@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,19 +53,9 @@ def test_cached_reads_names_and_locks_ask_the_server_nothing(own_node: Filesyste
     session = Session(own_node, "db")
     session.connect().sql("CREATE TABLE t AS SELECT randomblob(4000)")
     session.close()
-    reader = subprocess.Popen(
-        [sys.executable, "-c", CACHED_READER, str(session.path())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
+    with _reader(session, CACHED_READER) as reader:
         # Attributes are believed for a second: on a machine with other load one attempt may take longer.
         assert any(_answers_alone(own_node, reader) for _ in range(3))
-    finally:
-        os.kill(own_node.pid, signal.SIGCONT)
-        children.end(reader, free=own_node.free)
 
 
 LASTING_READER = """
@@ -86,25 +77,14 @@ def test_a_commit_does_not_empty_the_kernel_s_cache(own_node: FilesystemNode) ->
     writer = session.connect()
     writer.sql("CREATE TABLE t AS SELECT 0 AS n")
     writer.sql("CREATE TABLE u AS SELECT randomblob(200000)")
-    reader = subprocess.Popen(
-        [sys.executable, "-c", LASTING_READER, str(session.path())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
-    def answers_after_a_commit() -> bool:
+    def answers_after_a_commit(reader: "subprocess.Popen[str]") -> bool:
         writer.sql("UPDATE t SET n = n + 1")
         return _answers_alone(own_node, reader)
 
-    try:
+    with _reader(session, LASTING_READER) as reader:
         _answers_alone(own_node, reader)  # it has read everything now
-        assert any(answers_after_a_commit() for _ in range(3))
-    finally:
-        os.kill(own_node.pid, signal.SIGCONT)
-        children.end(reader, free=own_node.free)
-        session.close()
+        assert any(answers_after_a_commit(reader) for _ in range(3))
 
 
 PERSIST_READER = """
@@ -126,24 +106,30 @@ def test_reads_in_persist_mode_ask_the_server_nothing(own_node: FilesystemNode) 
     writer = session.connect()
     writer.sql("PRAGMA journal_mode = PERSIST")
     writer.sql("CREATE TABLE t AS SELECT 0 AS n")
+
+    def answers_after_a_commit(reader: "subprocess.Popen[str]") -> bool:
+        writer.sql("UPDATE t SET n = n + 1")
+        assert session.exists("db-journal")
+        return _answers_alone(own_node, reader)
+
+    with _reader(session, PERSIST_READER) as reader:
+        assert any(answers_after_a_commit(reader) for _ in range(3))
+
+
+@contextmanager
+def _reader(session: Session, program: str) -> Iterator["subprocess.Popen[str]"]:
+    """Runs a program on the session's database, which reads when it is told to. Ends the session, too."""
     reader = subprocess.Popen(
-        [sys.executable, "-c", PERSIST_READER, str(session.path())],
+        [sys.executable, "-c", program, str(session.path())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-
-    def answers_after_a_commit() -> bool:
-        writer.sql("UPDATE t SET n = n + 1")
-        assert session.exists("db-journal")
-        return _answers_alone(own_node, reader)
-
     try:
-        assert any(answers_after_a_commit() for _ in range(3))
+        yield reader
     finally:
-        os.kill(own_node.pid, signal.SIGCONT)
-        children.end(reader, free=own_node.free)
+        children.end(reader, free=session.place.free)
         session.close()
 
 

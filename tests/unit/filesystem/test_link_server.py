@@ -472,8 +472,8 @@ def test_the_answer_to_a_link_that_is_gone_does_not_reach_the_next_one(link: Lin
     link.greet()
 
 
-def test_a_sign_of_life_does_not_wait_for_what_takes_long(link: Link) -> None:
-    link.greet()
+def _blocked_replacements(link: Link) -> Waiter:
+    """Lets no replacement be prepared before the waiter completes."""
     blocked = Waiter(link.mount.loop)
 
     async def block(request: m.PrepareReplacement) -> m.Answer:
@@ -481,6 +481,12 @@ def test_a_sign_of_life_does_not_wait_for_what_takes_long(link: Link) -> None:
         return m.Rejected(request.name, "blocked")
 
     link.server._prepare_replacement = block  # type: ignore[method-assign]
+    return blocked
+
+
+def test_a_sign_of_life_does_not_wait_for_what_takes_long(link: Link) -> None:
+    link.greet()
+    blocked = _blocked_replacements(link)
     link.socket.sendall(encode(new_state(link)) + encode(m.Ping()))
     link.mount.do(_pause(link))
     assert link.received() == [m.Pong()]
@@ -491,13 +497,7 @@ def test_a_sign_of_life_does_not_wait_for_what_takes_long(link: Link) -> None:
 def test_requests_of_a_dead_node_are_not_carried_out(link: Link) -> None:
     """What still lies in the queue came from a process that is gone; the next one says what holds."""
     link.greet()
-    blocked = Waiter(link.mount.loop)
-
-    async def block(request: m.PrepareReplacement) -> m.Answer:
-        await blocked
-        return m.Rejected(request.name, "blocked")
-
-    link.server._prepare_replacement = block  # type: ignore[method-assign]
+    blocked = _blocked_replacements(link)
     request = new_state(link)
     link.socket.sendall(encode(request) + encode(m.SetPrimary("stale")))
     link.mount.do(_pause(link))
