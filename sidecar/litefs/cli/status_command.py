@@ -114,7 +114,7 @@ def render(status: Status) -> str:
         ("role", status.role),
         ("candidate", "yes" if status.candidate else "no"),
         ("ready", "yes" if status.ready else f"no: {status.obstacle}" if status.obstacle else "no"),
-        ("primary", status.primary_hostname or "unknown"),
+        ("primary", status.primary_hostname or ("this node" if status.role == "primary" else "unknown")),
         ("lag", "unknown" if status.lag_ms is None else f"{status.lag_ms} ms"),
         ("durability", status.durability),
     ]

@@ -79,6 +79,12 @@ def test_leaves_empty_tables_out() -> None:
     assert "FOLLOWER" not in text
 
 
+def test_a_primary_without_a_name_is_no_unknown_one() -> None:
+    nameless = msgspec.structs.replace(status([], [], 0), primary_hostname="")
+    assert "primary:    unknown" in render(nameless)
+    assert "primary:    this node" in render(msgspec.structs.replace(nameless, role="primary"))
+
+
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
     assert table(("A", "B"), [("long", "x"), ("y", "")]) == "A     B\nlong  x\ny"
 
