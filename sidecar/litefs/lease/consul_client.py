@@ -214,7 +214,7 @@ class _WholeAnswers(HTTPAdapter):
         proxies: Any = None,
     ) -> requests.Response:
         pool = self.get_connection_with_tls_context(request, verify, proxies, cert)
-        # There is no other: the request takes it out again.
+        # The pool of a session that one thread uses has one connection: the request gets the same.
         connection = pool._get_conn()  # noqa: SLF001 - no other way to shut it down before it has answered
         pool._put_conn(connection)  # noqa: SLF001
         with Deadline(_Line(connection), timeout, "answer"):

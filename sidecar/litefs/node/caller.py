@@ -10,7 +10,7 @@ class Caller:
     """This node, as others are to see it.
 
     Attributes:
-        node_id: random per process.
+        node_id: of the data directory.
         cluster: the cluster that this node belongs to, if it knows that yet.
         token: the secret that all nodes share; "" where there is none.
     """

@@ -8,7 +8,7 @@ from litefs.errors import HandoffRefusedError
 from litefs.node.caller import Caller
 
 TIMEOUT_S = 15.0
-"""For the connection, and then for the whole answer. Above what the primary allows itself."""
+"""For the connection, and then for the whole answer. Longer than the primary allows itself."""
 
 REASON_BYTES_MAX = 1024
 

@@ -8,7 +8,7 @@ class NodeStatus:
     """Where a node stands.
 
     Attributes:
-        node_id: random per process; the `Litefs-Id` header and the author of images.
+        node_id: of the data directory; the `Litefs-Id` header and the author of images.
         cluster_id: `LFSC` and 16 hexadecimal digits, or "" while unknown.
         is_primary: this node accepts commits now.
         candidate: this node may become primary.

@@ -14,7 +14,7 @@ from litefs.node.link_client import LinkClient
 Note = SetListening | KeepLogs | CloseSnapshot
 
 ROOM_CHECK_S = 0.05
-"""How often it is looked for room that there was none."""
+"""How often it looks whether there is room where there was none."""
 
 
 class Outbox:
