@@ -16,7 +16,7 @@ from litefs.link.messages import DatabaseInfo
 from litefs.node.node_status import NodeStatus
 
 CUT_OFF_MS = 10_000
-"""A replica that has heard nothing of its primary for longer does not count as one that follows, nor to the operator."""
+"""A replica that has heard nothing of its primary for longer counts as cut off, for the operator as well."""
 
 
 class DatabaseStatus(msgspec.Struct, frozen=True, kw_only=True):

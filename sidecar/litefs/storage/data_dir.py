@@ -1,10 +1,14 @@
 """The data directory itself: who owns it, which version wrote it, who the node is, how often it started.
 
-<data>/version     "1": the layout below it
-<data>/id          node id, 16 hex digits
-<data>/starts      how often the filesystem process started here: no inode number is used twice
-<data>/dbs/<name>/ one directory per database
-<data>/spool/      images too large for a message between the processes
+<data>/version          "1": the layout below it
+<data>/id               node id, 16 hex digits
+<data>/starts           how often the filesystem process started here: no inode number is used twice
+<data>/dbs/<name>/      one directory per database
+<data>/dbs-aside/       databases that were moved out of the way (`set_aside`)
+<data>/must-follow      a mark that some of them were damaged (`must_follow`)
+<data>/spool/           images too large for a message between the processes
+<data>/clusterid        of the node process (`node/cluster_id.py`)
+<data>/consul-session   of the node process, with a lease in Consul (`lease/consul_lease.py`)
 """
 
 import fcntl
