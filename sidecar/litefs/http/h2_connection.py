@@ -6,6 +6,7 @@ frames; here are the socket, the flow control and the bounds on what a peer may 
     half a head, or no request at all    closed after `HEAD_DEADLINE_S`, or `KEEP_ALIVE_S` behind a response
     streams at a time                    `STREAMS_MAX`, told to the peer
     bytes of bodies that nobody read     `WINDOW_BYTES` a connection
+    answers that are not taken           nothing more is read until they are
     bytes sent and not taken             the transport's 64 KiB and one block of the application a stream
     streams opened only to be reset      `RESETS_MAX`, then the connection is closed
     a response that is not taken         as long as `set_dead_after` says, which cannot ask the kernel alone here: it
@@ -120,12 +121,14 @@ class Http2Connection(asyncio.Protocol):
             request.leave()
 
     def pause_writing(self) -> None:
-        """The peer takes less than it is sent."""
+        """The peer takes less than it is sent: nothing more is read that would have to be answered."""
         self._may_write.clear()
+        self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The peer has taken it."""
         self._may_write.set()
+        self._transport.resume_reading()
 
     def shutdown(self) -> None:
         """Closes the connection, once the responses under way have ended."""

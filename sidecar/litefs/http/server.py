@@ -5,6 +5,8 @@ what uvicorn does not bound by itself, and this module does:
 
     a connection that sends no or half a request head    closed after `HEAD_DEADLINE_S`
     a request head without end                           431 and closed after `HEAD_BYTES_MAX`
+    a body that comes after its request was answered     closed after `UNREAD_BODY_S`
+    requests behind one that is being answered           one is kept, with another one the connection is reset
     connections                                          `CONNECTIONS_MAX`, further ones are reset
     a peer that is gone or reads nothing                 `listener` has the kernel give up
     empty lines while a response is under way            counted, as signs of life (`node/signs_of_life.py`)
@@ -30,6 +32,9 @@ HEAD_DEADLINE_S = 10.0
 HEAD_BYTES_MAX = 64 << 10
 """Far above any head of ours; Go's server allows 1 MiB."""
 
+UNREAD_BODY_S = 30.0
+"""Who was refused in the middle of an upload may read why when all of it is sent."""
+
 CONNECTIONS_MAX = 256
 """Replicas, probes and tools of one cluster need tens; each connection costs about 20 KB."""
 
@@ -51,6 +56,8 @@ class BoundedProtocol(HttpToolsProtocol):
     """What came so far while it may be the preface of HTTP/2; None once it cannot."""
 
     _sign_n = 0
+    _ahead: RequestResponseCycle | None = None
+    """What was being answered when the latest request came: uvicorn tells only the latest that the peer is gone."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Starts the deadline of the first head, or resets a connection too many."""
@@ -58,11 +65,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.connections) > CONNECTIONS_MAX:
             transport.abort()
             return
-        self._await_head()
+        self._await_head(HEAD_DEADLINE_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the deadline."""
         self._stop_head_timer()
+        if self._ahead is not None:
+            self._ahead.disconnected = True
+            self._ahead.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -75,7 +85,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_timer is None:
-                self._await_head()
+                self._await_head(HEAD_DEADLINE_S)
         if self._first_bytes is not None:
             data = self._first_bytes + data
             if PREFACE.startswith(data[: len(PREFACE)]):
@@ -105,12 +115,24 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._stop_head_timer()
+        if self.pipeline:
+            self.transport.abort()
+            return
+        self._ahead = self.cycle
         super().on_headers_complete()
+        if self.pipeline:
+            self.flow.resume_reading()  # else nobody would notice that the peer goes away
 
     def on_message_complete(self) -> None:
         """Expects the next head."""
         self._in_head = True
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Starts a deadline for what has not come yet of the request."""
+        super().on_response_complete()
+        if not self._in_head and not self.transport.is_closing():
+            self._await_head(UNREAD_BODY_S)
 
     @property
     def _is_answering(self) -> bool:
@@ -129,8 +151,9 @@ class BoundedProtocol(HttpToolsProtocol):
         successor.connection_made(self.transport)
         successor.data_received(data)
 
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._head_overdue)
+    def _await_head(self, seconds: float) -> None:
+        self._stop_head_timer()
+        self._head_timer = self.loop.call_later(seconds, self._head_overdue)
 
     def _head_overdue(self) -> None:
         self._head_timer = None

@@ -1,21 +1,29 @@
 """HTTP/2 with prior knowledge on the port of HTTP/1.1: the same answers, and what a peer may do to the server."""
 
+import asyncio
 import contextlib
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
+from fastapi import FastAPI
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, ResponseReceived, StreamReset
+from uvicorn.server import ServerState
 
 from litefs.formats.stream import HeartbeatFrame, LtxFrame, ReadyFrame, StreamDecoder, encode_position_map
 from litefs.http import server
-from litefs.http.h2_connection import PREFACE, RESETS_MAX, STREAMS_MAX
+from litefs.http.h2_connection import PREFACE, RESETS_MAX, STREAMS_MAX, Http2Connection
 from tests.unit.http.fake_node import FakeNode
 from tests.unit.http.http2_client import Http2Client
 from tests.unit.http.serving import TIMEOUT_S, Served
+
+PINGS_MAX = 100_000
+"""Their answers are far more than a socket and a transport hold."""
 
 
 @pytest.fixture
@@ -163,6 +171,35 @@ def test_streams_opened_to_be_reset_end_the_connection(served: Served, client: H
             pass
     assert any(getattr(event, "error_code", None) == ErrorCodes.ENHANCE_YOUR_CALM for event in client.events)
     assert served.request("GET", "/healthz").status == 200
+
+
+def test_a_peer_that_does_not_take_the_answers_to_its_pings_is_not_read_until_it_does() -> None:
+    ping = bytes.fromhex("000008 06 00 00000000") + bytes(8)
+
+    async def flood(ours: socket.socket, theirs: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        connection = Http2Connection(FastAPI(), ServerState(), head_deadline_s=60.0, keep_alive_s=60.0)
+        transport, _ = await loop.connect_accepted_socket(lambda: connection, theirs)
+        await loop.sock_sendall(ours, PREFACE + bytes.fromhex("000000 04 00 00000000"))
+        sent_n = 0
+        while transport.is_reading():
+            assert sent_n < PINGS_MAX, "it reads on"
+            await loop.sock_sendall(ours, ping * 100)
+            sent_n += 100
+        received = b""
+        while received.count(ping[:4] + b"\1") < sent_n:
+            received += await loop.sock_recv(ours, 1 << 16)
+        assert transport.is_reading()
+
+    async def run() -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with ours:
+            async with asyncio.timeout(TIMEOUT_S):
+                await flood(ours, theirs)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 @pytest.mark.parametrize(

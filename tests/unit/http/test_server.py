@@ -12,6 +12,7 @@ from litefs.http.listener import PEER_TIMEOUT_MS, listen
 from litefs.http.server import HEAD_BYTES_MAX
 from tests.unit.http.fake_node import FakeNode
 from tests.unit.http.serving import Served
+from tests.unit.node.fake_duties import eventually
 
 STREAM_HEAD = b"POST /stream HTTP/1.1\r\nHost: x\r\n"
 
@@ -81,6 +82,46 @@ def test_half_a_head_on_a_kept_connection_is_closed(calm: Served, monkeypatch: p
         assert connection.recv(1 << 16).endswith(b"ok\n")
         connection.sendall(b"GET /hea")
         assert _rest(connection) == b""
+
+
+def test_a_body_that_comes_after_the_answer_does_not_keep_the_connection(
+    calm: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "UNREAD_BODY_S", 0.05)
+    with calm.connect() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+        assert connection.recv(1 << 16).endswith(b"ok\n")
+        connection.sendall(b"1")
+        assert _rest(connection) == b""
+
+
+def test_a_body_that_was_not_read_is_no_obstacle_to_the_next_request(calm: Served) -> None:
+    with calm.connect() as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
+            assert connection.recv(1 << 16).endswith(b"ok\n")
+            connection.sendall(b"12")
+
+
+def test_a_request_may_come_before_the_answer_to_the_one_before(calm: Served) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+    assert _exchange(calm, request + b"\r\n" + request + b"Connection: close\r\n\r\n").count(b"200 OK") == 2
+
+
+def test_requests_that_wait_for_no_answer_end_the_connection(calm: Served) -> None:
+    with calm.connect() as connection:
+        connection.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n" + b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        _rest(connection)
+    assert calm.request("GET", "/healthz").status == 200
+
+
+def test_a_reader_that_asks_for_more_before_it_goes_leaves_nothing(served: Served) -> None:
+    with served.connect() as connection:
+        connection.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.recv(1 << 16)
+        eventually(lambda: b"\nlitefs_subscriber_count 1.0" in served.request("GET", "/metrics").body)
+        connection.sendall(b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
+    eventually(lambda: b"\nlitefs_subscriber_count 0.0" in served.request("GET", "/metrics").body)
 
 
 def test_stray_bytes_behind_a_request_do_not_end_its_stream(
