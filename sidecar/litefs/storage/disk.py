@@ -10,6 +10,7 @@ Guarantees: `write` writes everything or raises. Nothing here retries, and nothi
 import errno
 import fnmatch
 import os
+import secrets
 import shutil
 import stat
 import threading
@@ -21,6 +22,9 @@ Buffer = bytes | bytearray | memoryview
 
 FREED_AT_ONCE_BYTES = 4 << 20
 """ext4 takes some 0.2 ms for each MiB that it frees (2026-11), so a gigabyte would be a fifth of a second."""
+
+_KNOWS_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR})
+"""Of NFS, of overlayfs before Linux 6.1, of most of FUSE."""
 
 _COPY_CHUNK_BYTES = 1 << 20
 _STAT_BLOCK_BYTES = 512
@@ -35,6 +39,17 @@ class Disk:
 
     def open_unnamed(self, label: str, directory: Path | str) -> int:
         """Returns a descriptor of a file without a name in `directory`: it goes when it is closed."""
+        try:
+            return self._open_tmpfile(directory)
+        except OSError as error:
+            if error.errno not in _KNOWS_NO_TMPFILE:
+                raise
+        path = Path(directory) / f"{secrets.token_hex(8)}.tmp"  # should we die right here, the next start removes it
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.unlink(path)
+        return fd
+
+    def _open_tmpfile(self, directory: Path | str) -> int:
         return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     def close(self, label: str, fd: int) -> None:

@@ -22,6 +22,7 @@ from litefs.formats.ltx import FLAG_LZ4, LtxHeader
 from litefs.formats.ltx_decoder import FEED_BYTES, LtxDecoder
 from litefs.formats.ltx_encoder import LtxEncoder
 from litefs.formats.position import Checksum, NodeId, Txid
+from litefs.storage.disk import Disk
 from litefs.storage.log_reader import ImageRef, LogReader
 
 RUN_BYTES = 256 << 10
@@ -94,7 +95,7 @@ class SnapshotReader:
             map_fd = self._open(opened.aside_map_path)
             self._map = mmap.mmap(map_fd, opened.page_n + 1, prot=mmap.PROT_READ)
             directory = os.path.dirname(opened.base_path)
-            self._newer_fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._newer_fd = Disk().open_unnamed("snapshot.newer", directory)
             self._fds.append(self._newer_fd)
             self._lay_out_log(log_dir)
         except BaseException:

@@ -266,6 +266,22 @@ def test_the_disk_writes_all_of_everything(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["file", "small"]
 
 
+class DiskWithoutTmpfile(Disk):
+    """A disk as on NFS: no file is made without a name."""
+
+    def _open_tmpfile(self, directory: Path | str) -> int:
+        raise OSError(errno.EOPNOTSUPP, "injected")
+
+
+def test_a_file_loses_its_name_where_none_is_made_without(tmp_path: Path) -> None:
+    disk = DiskWithoutTmpfile()
+    fd = disk.open_unnamed("open", tmp_path)
+    assert os.listdir(tmp_path) == []
+    disk.write("write", fd, b"spilled", 5)
+    assert disk.read("read", fd, 100, 0) == bytes(5) + b"spilled"
+    disk.close_unnamed("close", fd)
+
+
 # ---- incoming ----
 
 PAGES = random.Random(1).randbytes(5 * PAGE)
