@@ -5,6 +5,7 @@ it again.
 """
 
 import threading
+import time
 
 from litefs.lease.lease import Lease
 from litefs.node.role_duties import Duties
@@ -22,7 +23,7 @@ class CommitPermit:
         self.is_given = False
         self.is_open = False
         """It is given, and the filesystem process has taken note: who begins now can commit."""
-        self.until = 0.0
+        self.until = time.monotonic() + lease.ttl_s  # an earlier process promised less
         """No commit is accepted after that time, in monotonic seconds, whatever becomes of this process."""
 
     def give(self) -> None:

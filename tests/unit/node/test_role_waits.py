@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from litefs.errors import HandoffRefusedError
+from litefs.errors import HandoffRefusedError, LockHeldError
 from litefs.node import role_driver
 from litefs.node.cluster_id import ClusterId
 from litefs.node.roles import Role
@@ -48,6 +48,26 @@ def test_a_replica_whose_primary_goes_as_it_begins_to_follow_stands(
     monkeypatch.setattr(b, "close_commits", lose_the_primary)  # called between seeing a primary and following it
     b.start()
     eventually(lambda: b.accepts)
+
+
+def test_a_lease_is_not_freed_before_the_deadline_that_an_earlier_process_gave(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make("ab", ttl_s=2.0)
+    a, b = cluster.start()
+    a.driver.abandon()
+
+    def hold_on() -> None:
+        raise LockHeldError("the appliers do not end")
+
+    monkeypatch.setattr(a, "begin_to_lead", hold_on)
+    a.boot().start()
+    eventually(lambda: a.driver.role is Role.PRIMARY)
+    a.is_silent = True
+    a.driver.note_silence(True)
+    until = a.until
+    eventually(lambda: b.accepts)
+    assert time.monotonic() >= until
 
 
 def test_whoever_waits_for_another_node_to_take_the_lease_lets_other_threads_run(make: Make) -> None:
