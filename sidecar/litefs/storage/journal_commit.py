@@ -21,6 +21,7 @@ Rules:
 """
 
 from litefs.errors import CommitRefusedError, NotPrimaryError, UncapturedWriteError
+from litefs.formats.checksum import page_checksum
 from litefs.formats.journal import JOURNAL_HEADER_SIZE, is_active, super_journal_name
 from litefs.formats.sqlite_header import PAGE_SIZES, page_n_of, page_size_of
 from litefs.storage.database import Database
@@ -358,8 +359,10 @@ class RollbackJournal:
         database = self.database
         page_size = overlay.page_size
         # Page 1 may count fewer than the file has, which SQLite cuts off after the commit; never more, if it is right.
-        file_page_n = database.size // page_size
-        commit = min(page_n_of(self._page(overlay, 1)) or file_page_n, file_page_n)
+        file_page_n, first = database.size // page_size, self._page(overlay, 1)
+        commit = min(page_n_of(first) or file_page_n, file_page_n)
+        if commit < file_page_n == database.page_n and page_checksum(1, first) == database.sums[0]:
+            commit = file_page_n  # a file that was copied in may have such pages from the start (rule 1)
         pgnos = sorted(overlay.pages)
         if overlay.base_limit != UNLIMITED:
             cut = range(overlay.base_limit // page_size + 1, min(commit, database.page_n) + 1)

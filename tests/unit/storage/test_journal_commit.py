@@ -125,6 +125,18 @@ def test_a_transaction_without_net_change_ends_well_on_a_replica(world: World, p
     assert world.database().txid == 1
 
 
+def test_a_rollback_ends_well_where_the_file_has_more_pages_than_page_1_counts(world: World, player: Player) -> None:
+    """SQLite leaves such where it takes space in chunks, and a copy of the file has them, too."""
+    player.load(player.content + bytes(2 * PAGE_SIZE))
+    after = player.change([2, 3], 6)
+    player.begin(after, sync=True)
+    player.write_pages(after, sync=False)
+    world.gate.primary_until = 0.0
+    player.roll_back()
+    assert shown(player) == player.content
+    assert world.database().txid == 2
+
+
 def test_a_lease_that_runs_out_between_prepare_and_commit_refuses_the_commit_durably(
     world: World, player: Player
 ) -> None:
