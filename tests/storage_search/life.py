@@ -100,8 +100,9 @@ class Life:
     def _draw_change(self, player: Player) -> list[bytes]:
         """Returns the pages of a next state: a few of them new; it grows, with holes, or shrinks, or keeps its size."""
         draw, before = self._draw, len(player.pages)
-        page_n = before if before and draw.random() < 0.4 else draw.randint(1, PAGES_MAX)
-        pgnos = [pgno for pgno in range(1, page_n + 1) if draw.random() < draw.choice([0.1, 0.6])]
+        page_n = before if before and draw.random() < 0.6 else draw.randint(1, PAGES_MAX)
+        share = draw.choice([0.0, 0.2, 0.7])
+        pgnos = [pgno for pgno in range(1, page_n + 1) if draw.random() < share]
         holes = [pgno for pgno in range(max(before, 1) + 1, page_n) if not player.wal and draw.random() < 0.4]
         return player.change(pgnos, page_n, holes=holes)
 

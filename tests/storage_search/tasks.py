@@ -13,12 +13,13 @@ from litefs.storage.steps import Step, Steps, pause
 
 @dataclass(slots=True)
 class Task:
-    """Steps that others may run between. `names`: of the databases that they are about."""
+    """Steps that others may run between. `names`: of the databases that they are about; `pace`: among other tasks."""
 
     words: str
     names: tuple[str, ...]
     steps: Steps[None]
     on_end: Callable[[], None] = lambda: None
+    pace: float = 1.0
     _work: Step = None
     _result: object = None
     _error: Exception | None = None

@@ -309,7 +309,7 @@ class Player:
         run(self.checkpoint_steps(frame_n, sync=sync))
 
     def checkpoint_steps(self, frame_n: int | None = None, *, sync: bool = True) -> Steps[None]:
-        frame_n = len(self._frames) if frame_n is None else min(frame_n, len(self._frames))
+        frame_n = len(self._frames) if frame_n is None else max(self._backfilled, min(frame_n, len(self._frames)))
         if sync:
             yield from self.served.database.sync_log()
         size = FRAME_HEADER_SIZE + self.page_size
