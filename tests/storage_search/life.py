@@ -12,7 +12,6 @@ from pathlib import Path
 
 from litefs.errors import CommitRefusedError, CorruptStateError, DiskLostError
 from litefs.formats.checksum import page_checksums
-from litefs.link.messages import SnapshotOpened
 from litefs.storage import replacement
 from litefs.storage.database import Database
 from litefs.storage.disk import Disk
@@ -23,6 +22,7 @@ from litefs.storage.state import DatabaseState
 from litefs.storage.steps import Steps
 from tests.storage_search.limits import PAGE_SIZES, PAGES_MAX
 from tests.storage_search.model import Model, State
+from tests.support.snapshots import frozen
 from tests.support.sqlite_player import JournalEnd, Player, Refusal, commit_together_steps
 from tests.support.storage_world import NEVER, NODE_ID, World
 
@@ -314,20 +314,7 @@ class Life:
             return
         state, snapshot_id = self.model.of(name).now, self._next_snapshot
         self._next_snapshot += 1
-        aside = database.base.open_aside(snapshot_id, database.txid, database.base_txid, database.page_n)
-        opened = SnapshotOpened(
-            snapshot_id=snapshot_id,
-            name=name,
-            txid=database.txid,
-            checksum=database.checksum,
-            page_size=database.page_size,
-            page_n=database.page_n,
-            timestamp_ms=database.timestamp_ms,
-            base_txid=database.base_txid,
-            base_path=str(database.base.path),
-            aside_path=str(aside.path),
-            aside_map_path=str(aside.map_path),
-        )
+        opened = frozen(database, snapshot_id)
         base = database.base
         try:
             yield None

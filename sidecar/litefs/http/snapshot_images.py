@@ -53,17 +53,12 @@ def framed_snapshot(node: NodeView, name: str, *, compress: bool) -> Generator[B
 def framed_drop(database: DatabaseInfo, node_id: int) -> Block:
     """Returns the snapshot of a dropped database: one LTX frame whose image has no pages."""
     header = LtxHeader(
-        flags=0,
         page_size=database.page_size or DROPPED_PAGE_SIZE,
         commit=0,
         min_txid=Txid(1),
         max_txid=Txid(database.txid),
         timestamp_ms=database.timestamp_ms,
         pre_apply=Checksum(0),
-        wal_offset=0,
-        wal_size=0,
-        wal_salt1=0,
-        wal_salt2=0,
         node_id=NodeId(node_id),
     )
     image = encode_image(header, [], EMPTY_DATABASE_CHECKSUM)

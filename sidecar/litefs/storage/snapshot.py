@@ -143,10 +143,6 @@ class SnapshotReader:
                 max_txid=Txid(opened.txid),
                 timestamp_ms=opened.timestamp_ms,
                 pre_apply=Checksum(0),
-                wal_offset=0,
-                wal_size=0,
-                wal_salt1=0,
-                wal_salt2=0,
                 node_id=NodeId(self._node_id),
             )
         )

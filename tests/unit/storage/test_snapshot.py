@@ -3,7 +3,6 @@
 import os
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
@@ -13,39 +12,13 @@ from litefs.storage.database import Database
 from litefs.storage.snapshot import RUN_BYTES, SnapshotReader
 from litefs.storage.steps import run
 from tests.support.faulty_disk import FaultyDisk
+from tests.support.snapshots import frozen
 from tests.support.sqlite_player import PAGE_SIZE, Player
 from tests.support.storage_world import World
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """What the filesystem process answers."""
-
-    txid: int
-    checksum: int
-    page_size: int
-    page_n: int
-    timestamp_ms: int
-    base_txid: int
-    base_path: str
-    aside_path: str
-    aside_map_path: str
-
-
 def open_snapshot(database: Database, snapshot_id: int = 1) -> SnapshotReader:
-    aside = database.base.open_aside(snapshot_id, database.txid, database.base_txid, database.page_n)
-    opened = Opened(
-        txid=database.txid,
-        checksum=database.checksum,
-        page_size=database.page_size,
-        page_n=database.page_n,
-        timestamp_ms=database.timestamp_ms,
-        base_txid=database.base_txid,
-        base_path=str(database.base.path),
-        aside_path=str(aside.path),
-        aside_map_path=str(aside.map_path),
-    )
-    return SnapshotReader(opened, database.log.directory, 7, compress=True)
+    return SnapshotReader(frozen(database, snapshot_id), database.log.directory, 7, compress=True)
 
 
 def read_rest(pages: Iterator[tuple[int, memoryview]]) -> bytes:
