@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from litefs.errors import LeaseLostError, LeaseUnavailableError
@@ -147,6 +148,19 @@ class Inbox:
         with self._changed:
             self.handed = lease_id
             self._changed.notify_all()
+
+    @contextmanager
+    def taking_handed(self) -> Iterator[str]:
+        """Takes out what the lease is handed to this node by, "" if it is not, and keeps it where nobody answers.
+
+        Then it may be this node's by now, though another one's session holds it as far as this node knows.
+        """
+        handed, self.handed = self.handed, ""
+        try:
+            yield handed
+        except LeaseUnavailableError:
+            self.handed = self.handed or handed
+            raise
 
     def ask_for_handoff(self, node_id: int | None, timeout_s: float) -> Ask | None:
         """Notes that somebody wants the lease to go to a node. Returns what to wait for; None if another one waits."""

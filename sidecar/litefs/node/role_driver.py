@@ -359,15 +359,15 @@ class RoleDriver:
     def _acquire(self) -> Event:
         if self._inbox.is_stopping:
             return self._leave()
-        handed, self._inbox.handed = self._inbox.handed, ""
-        if not self.may_lead:
-            return self._decline(handed)
-        self._duties.stop_receiving()
-        behind = self._duties.catch_up(CATCH_UP_S)
-        if behind:
-            self._say(logging.WARNING, f"this node cannot become primary, for it cannot apply what it has: {behind}")
-            return Event.REFUSED
-        is_ours = self._lease.take_over(handed) if handed else self._lease.acquire()
+        with self._inbox.taking_handed() as handed:
+            if not self.may_lead:
+                return self._decline(handed)
+            self._duties.stop_receiving()
+            behind = self._duties.catch_up(CATCH_UP_S)
+            if behind:
+                self._say(logging.WARNING, f"this node cannot become primary: it cannot apply what it has: {behind}")
+                return Event.REFUSED
+            is_ours = self._lease.take_over(handed) if handed else self._lease.acquire()
         if not is_ours:
             self._inbox.wait(lambda: self._inbox.holder is not None, RETRY_S)
             return Event.REFUSED

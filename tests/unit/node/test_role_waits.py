@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from litefs.errors import HandoffRefusedError, LockHeldError
+from litefs.errors import HandoffRefusedError, LeaseUnavailableError, LockHeldError
 from litefs.node import role_driver
 from litefs.node.cluster_id import ClusterId
 from litefs.node.roles import Role
+from tests.support.fake_lease import FakeLease
 from tests.unit.node.fake_duties import Make, eventually
 
 SHORT_TTL_S = 0.4
@@ -68,6 +69,26 @@ def test_a_lease_is_not_freed_before_the_deadline_that_an_earlier_process_gave(
     until = a.until
     eventually(lambda: b.accepts)
     assert time.monotonic() >= until
+
+
+@pytest.mark.parametrize("is_taken", [True, False], ids=["the answer is lost", "the request is lost"])
+def test_a_lease_that_is_handed_over_is_taken_though_the_keeper_fails_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch, is_taken: bool
+) -> None:
+    cluster = make("ab")
+    a, b = cluster.start()
+    eventually(a.driver._lease.candidates)
+
+    def fail(lease_id: str) -> bool:
+        monkeypatch.undo()
+        if is_taken:
+            FakeLease(cluster.keeper, b.identity, []).take_over(lease_id)
+        raise LeaseUnavailableError("the keeper does not answer")
+
+    monkeypatch.setattr(b.driver._lease, "take_over", fail)
+    a.driver.hand_off(ord("b"))
+    eventually(lambda: b.accepts)
+    assert b.roles[-2:] == [Role.ACQUIRING, Role.PRIMARY]
 
 
 def test_whoever_waits_for_another_node_to_take_the_lease_lets_other_threads_run(make: Make) -> None:
