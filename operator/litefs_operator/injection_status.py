@@ -12,11 +12,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from litefs_operator import names
 from litefs_operator.errors import KubeError, KubeUnavailableError, RefusedError
 from litefs_operator.events import ClusterEvent, EventRecorder, EventType
-from litefs_operator.known import ClusterKey, cluster_key
-from litefs_operator.kube import KubeApi, Manifest, object_path
+from litefs_operator.known import ClusterKey, cluster_key, status_of
+from litefs_operator.kube import KubeApi, Manifest
 
 CONDITION = "InjectionBlocked"
 OWNER = "litefs-webhook"
@@ -92,14 +91,7 @@ class InjectionStatus:
                     _log.warning("%s of %s/%s cannot be written: %s", CONDITION, *key, error)
 
     def _write(self, cluster: Manifest, condition: dict[str, Any]) -> None:
-        namespace, name = cluster_key(cluster)
-        path = object_path(cluster["apiVersion"], names.PLURAL, namespace, name, "status")
-        manifest = {
-            "apiVersion": cluster["apiVersion"],
-            "kind": cluster["kind"],
-            "metadata": {"name": name, "namespace": namespace},
-            "status": {"conditions": [condition]},
-        }
+        path, manifest = status_of(cluster, {"conditions": [condition]})
         self._kube.apply(path, manifest, owner=OWNER)
 
 

@@ -20,6 +20,19 @@ def cluster_key(manifest: Mapping[str, Any]) -> ClusterKey:
     return str(metadata["namespace"]), str(metadata["name"])
 
 
+def status_of(cluster: Mapping[str, Any], status: Manifest) -> tuple[str, Manifest]:
+    """Returns where, and as what, fields of a LiteFSCluster's status are applied."""
+    api_version = str(cluster["apiVersion"])
+    namespace, name = cluster_key(cluster)
+    manifest = {
+        "apiVersion": api_version,
+        "kind": cluster["kind"],
+        "metadata": {"name": name, "namespace": namespace},
+        "status": status,
+    }
+    return object_path(api_version, names.PLURAL, namespace, name, "status"), manifest
+
+
 def kept_of(body: Mapping[str, Any]) -> Manifest:
     """Returns what is kept of a LiteFSCluster: not the bookkeeping of field owners, which is as large as the rest."""
     metadata = body["metadata"]

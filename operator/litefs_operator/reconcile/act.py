@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from litefs_operator import names
 from litefs_operator.builders.services import NODE, ROLE
 from litefs_operator.errors import ConflictError, KubeError, NamespaceEndingError, NotFoundError
-from litefs_operator.known import ClusterKey, cluster_key
+from litefs_operator.known import ClusterKey, cluster_key, status_of
 from litefs_operator.kube import KubeApi, Manifest, object_path
 from litefs_operator.metrics import Metrics
 from litefs_operator.reconcile.decide import Decision
@@ -93,14 +93,7 @@ class Actor:
             KubeError: it was refused.
             KubeUnavailableError: there is no answer.
         """
-        namespace, name = cluster_key(cluster)
-        path = object_path(cluster["apiVersion"], names.PLURAL, namespace, name, "status")
-        manifest = {
-            "apiVersion": cluster["apiVersion"],
-            "kind": cluster["kind"],
-            "metadata": {"name": name, "namespace": namespace},
-            "status": status,
-        }
+        path, manifest = status_of(cluster, status)
         self._kube.apply(path, manifest, owner=OWNER)
         self._metrics.writes.labels("status").inc()
 

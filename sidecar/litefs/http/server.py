@@ -1,7 +1,7 @@
 """The HTTP server of a node: uvicorn on the event loop of the process, with bounds on what a peer may do.
 
-A connection whose first bytes are the preface of HTTP/2 goes to `h2_connection`; all others are HTTP/1.1, and
-what uvicorn does not bound by itself, and this module does:
+A connection whose first bytes are the preface of HTTP/2 goes to `h2_connection`; all others are HTTP/1.1. Of
+these, this module bounds what uvicorn does not:
 
     a connection that sends no or half a request head    closed after `HEAD_DEADLINE_S`
     a request head without end                           431 and closed after `HEAD_BYTES_MAX`
