@@ -46,11 +46,15 @@ class Layer:
 
 @dataclass(slots=True)
 class Aside:
-    """Old content of base pages for one snapshot: page `pgno` at its place in a sparse file, and a map of which."""
+    """Old content of base pages for one snapshot: page `pgno` at its place in a sparse file, and a map of which.
+
+    `page_size` stays: a database that is dropped meanwhile may be made again with pages of another size.
+    """
 
     snapshot_id: int
     txid: int
     base_txid: int
+    page_size: int
     page_n: int
     path: Path
     map_path: Path
@@ -182,9 +186,9 @@ class BaseFile(Retirable):
 
     def write_page(self, pgno: int, page: bytes, txid: int) -> None:
         """Writes one page into the file. Invariant 1 is the caller's to keep."""
-        if self.asides:
-            self._put_aside(pgno, 1, txid)
         end = pgno * self.page_size
+        if self.asides:
+            self._put_aside(end - self.page_size, end, txid)
         self._disk.write("base.write", self.fd, page, end - self.page_size)
         if end > self.size:
             self.size = end
@@ -250,15 +254,15 @@ class BaseFile(Retirable):
     def truncate_file(self, size: int, txid: int) -> None:
         """Sets the size of the file itself. `size` in bytes."""
         if self.asides and size < self.size:
-            self._put_aside(size // self.page_size + 1, (self.size - size) // self.page_size, txid)
+            self._put_aside(size, self.size, txid)
         self._disk.truncate("base.truncate", self.fd, size)
         self.size = size
 
     def _write_run(self, first: int, run: list[bytes], txid: int) -> None:
-        if self.asides:
-            self._put_aside(first, len(run), txid)
         start = (first - 1) * len(run[0])
         end = start + len(run) * len(run[0])
+        if self.asides:
+            self._put_aside(start, end, txid)
         self._disk.write_vector("base.write_run", self.fd, run, start)
         self.size = max(self.size, end)
 
@@ -283,7 +287,8 @@ class BaseFile(Retirable):
             for left_over in (path, map_path):
                 left_over.unlink(missing_ok=True)
             raise
-        aside = self.asides[snapshot_id] = Aside(snapshot_id, txid, base_txid, page_n, path, map_path, fd, view)
+        aside = Aside(snapshot_id, txid, base_txid, self.page_size, page_n, path, map_path, fd, view)
+        self.asides[snapshot_id] = aside
         return aside
 
     def _make_map(self, path: Path, size: int) -> mmap.mmap:
@@ -309,22 +314,22 @@ class BaseFile(Retirable):
                 path.unlink(missing_ok=True)
             self._disk.close_unnamed("aside.close", aside.fd)
 
-    def _put_aside(self, first: int, page_n: int, txid: int) -> None:
-        """Copies pages about to be overwritten. A snapshot that the disk has no room for is given up, not the write."""
+    def _put_aside(self, start: int, end: int, txid: int) -> None:
+        """Copies bytes about to be overwritten. A snapshot that the disk has no room for is given up, not the write."""
         for aside in list(self.asides.values()):
             # A snapshot may be closed on the loop while a layer is written in a thread.
             with self._aside_lock:
                 if txid <= aside.txid or aside.map is None:
                     continue
                 try:
-                    self._copy_aside(aside, aside.map, first, min(first + page_n, aside.page_n + 1))
+                    self._copy_aside(aside, aside.map, start, end)
                 except OSError:
                     aside.map[0] = 1  # page 0 does not exist: this tells the reader that the snapshot is spoilt
                     aside.txid = 1 << 63
 
-    def _copy_aside(self, aside: Aside, copied: mmap.mmap, first: int, end: int) -> None:
-        page_size = self.page_size
-        for pgno in range(first, end):
+    def _copy_aside(self, aside: Aside, copied: mmap.mmap, start: int, end: int) -> None:
+        page_size = aside.page_size
+        for pgno in range(start // page_size + 1, min(-(-end // page_size), aside.page_n) + 1):
             if not copied[pgno]:
                 offset = (pgno - 1) * page_size
                 self._disk.write("aside.write", aside.fd, os.pread(self.fd, page_size, offset), offset)
