@@ -1,6 +1,5 @@
 """Roles as they are played: real threads over a fake keeper, nodes without mounts."""
 
-import logging
 import math
 import random
 import time
@@ -370,20 +369,6 @@ def test_a_deleted_key_makes_nobody_primary_while_the_last_one_may_accept_commit
     until = a.until
     eventually(lambda: b.accepts)
     assert time.monotonic() >= until
-
-
-def test_an_outage_of_the_keeper_is_logged_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    cluster = make("a", ttl_s=SHORT_TTL_S)
-    cluster.keeper.is_reachable = False
-    (node,) = cluster.nodes
-    node.start()
-    eventually(lambda: node.driver.counters.unavailable > 1 and node.driver.counters.renewals > 1)
-    assert [text for text in caplog.messages if "reached" in text] == [
-        "the lease cannot be reached, trying again: the keeper does not answer"
-    ]
-    cluster.keeper.is_reachable = True
-    eventually(lambda: "the lease can be reached again" in caplog.messages)
 
 
 def test_a_primary_whose_filesystem_process_hangs_frees_the_lease_after_its_deadline(make: Make) -> None:

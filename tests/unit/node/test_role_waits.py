@@ -1,5 +1,6 @@
 """What threads of a node wait for while its role is played, and that waiting costs nothing and ends."""
 
+import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +90,20 @@ def test_a_lease_that_is_handed_over_is_taken_though_the_keeper_fails_once(
     a.driver.hand_off(ord("b"))
     eventually(lambda: b.accepts)
     assert b.roles[-2:] == [Role.ACQUIRING, Role.PRIMARY]
+
+
+def test_an_outage_of_the_keeper_is_logged_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    cluster = make("a", ttl_s=SHORT_TTL_S)
+    cluster.keeper.is_reachable = False
+    (node,) = cluster.nodes
+    node.start()
+    eventually(lambda: node.driver.counters.unavailable > 1 and node.driver.counters.renewals > 1)
+    assert [text for text in caplog.messages if "reached" in text] == [
+        "the lease cannot be reached, trying again: the keeper does not answer"
+    ]
+    cluster.keeper.is_reachable = True
+    eventually(lambda: "the lease can be reached again" in caplog.messages)
 
 
 def test_whoever_waits_for_another_node_to_take_the_lease_lets_other_threads_run(make: Make) -> None:
