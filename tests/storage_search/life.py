@@ -290,7 +290,8 @@ class Life:
             )
             with self._trying({name: State(state.base_txid, content, page_size)}, durable=True, is_whole=True):
                 yield from self._replace(database, state)
-            self.players[name] = self._connect(name)
+            if self.database(name) is not database:
+                self.players[name] = self._connect(name)
         finally:
             self.busy.discard(name)
 
