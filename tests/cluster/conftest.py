@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import Cluster
+from tests.support.fuse_mounts import connection_number
 from tests.support.litefs_node import Pair
 from tests.support.scenario import file_stem
 
@@ -35,6 +36,20 @@ def own_cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Clus
         yield from _opened(pair, request)
     finally:
         pair.stop()
+
+
+@pytest.fixture
+def quick_cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The same, of nodes that reconnect at once."""
+    pair = Pair(tmp_path / "pair")
+    pair.replica.config_path.write_text(pair.replica.config_path.read_text() + '  reconnect-delay: "20ms"\n')
+    pair.start()
+    try:
+        yield from _opened(pair, request)
+    finally:
+        pair.stop()
+    for node in (pair.primary, pair.replica):
+        assert connection_number(node.mount_dir) is None, "a mount is left behind"
 
 
 def _opened(pair: Pair, request: pytest.FixtureRequest) -> Iterator[Cluster]:

@@ -7,16 +7,15 @@ some transaction.
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.test_deaths import NODE
 from tests.support import children
+from tests.support.applications import Application
 from tests.support.cluster import Cluster, await_true
-from tests.support.litefs_node import Pair
 from tests.support.sql_client import SqlError
 
 TRANSACTIONS = 3000
@@ -34,57 +33,34 @@ for _ in range(count):
 STATE = "SELECT (SELECT n FROM counted), (SELECT count(*) FROM t), (SELECT ifnull(max(id), 0) FROM t)"
 
 
-@pytest.fixture
-def quick_cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """Two running nodes of this test alone that reconnect at once."""
-    pair = Pair(tmp_path / "pair")
-    pair.replica.config_path.write_text(pair.replica.config_path.read_text() + '  reconnect-delay: "20ms"\n')
-    pair.start()
-    cluster = Cluster(pair, "behind")
-    yield cluster
-    cluster.close()
-    pair.stop()
-
-
-class Watcher:
-    """Applications of the replica that look at the state all the time, each in a connection of its own."""
+class Watcher(Application):
+    """Looks at the state of the replica all the time."""
 
     def __init__(self, cluster: Cluster) -> None:
-        """Begins."""
+        """Opens nothing yet."""
+        super().__init__()
         self._cluster = cluster
         self._process = cluster.readers.process()
-        self._stopping = threading.Event()
         self.seen = 0
-        self.failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
 
-    def stop(self) -> None:
-        """Ends; raises what was seen that must not be."""
-        self._stopping.set()
-        self._thread.join()
-        if self.failure is not None:
-            raise self.failure
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Looks."""
         connection = None
         while not self._stopping.is_set():
             try:
                 if connection is None:
                     connection = self._cluster.readers.connect(process=self._process, busy_timeout_ms=2000)
                 ((counted, rows, newest),) = connection.unrecorded(STATE)
-                assert counted == rows == newest, f"{counted} counted, {rows} rows, the newest is {newest}"
-                assert int(str(counted)) >= self.seen, f"{counted} after {self.seen}"
-                self.seen = int(str(counted))
-                self._stopping.wait(0.001)
             except SqlError:
                 if connection is not None:
                     connection.close()
                 connection = None
                 self._stopping.wait(0.01)
-            except BaseException as error:  # noqa: BLE001 - it is raised by `stop`
-                self.failure = error
-                return
+                continue
+            assert counted == rows == newest, f"{counted} counted, {rows} rows, the newest is {newest}"
+            assert int(str(counted)) >= self.seen, f"{counted} after {self.seen}"
+            self.seen = int(str(counted))
+            self._stopping.wait(0.001)
 
 
 def leave_behind(cluster: Cluster, mode: str, count: int) -> None:
@@ -109,6 +85,7 @@ def test_readers_of_a_replica_that_catches_up_see_whole_transactions_in_their_or
     leave_behind(cluster, mode, TRANSACTIONS)
     cluster.replica.start()
     watcher = Watcher(cluster)
+    watcher.start()
     try:
         cluster.sync(timeout_s=60)
         await_true(lambda: watcher.seen == TRANSACTIONS or watcher.failure, "the reader sees all of it")
@@ -127,6 +104,7 @@ def test_a_replica_that_is_killed_while_it_catches_up_goes_on_where_it_stopped(
     before = cluster.position()
     cluster.replica.start()
     watcher = Watcher(cluster)
+    watcher.start()
     killed_at = []
     try:
         for _ in range(KILLS):

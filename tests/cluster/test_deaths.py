@@ -7,7 +7,7 @@ the time: none of them may die of a signal.
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,27 +15,12 @@ import pytest
 from tests.support.applications import Reader, Writer
 from tests.support.cluster import Cluster, await_true
 from tests.support.fuse_mounts import connection_number
-from tests.support.litefs_node import LitefsNode, Pair
+from tests.support.litefs_node import LitefsNode
 from tests.support.sql_client import SqlError
 
 FILESYSTEM = "litefs.cli.filesystem_process"
 NODE = "litefs.cli.node_process"
 KILLS = 3
-
-
-@pytest.fixture
-def quick_cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Two running nodes of this test alone that reconnect at once."""
-    pair = Pair(tmp_path / "pair")
-    pair.replica.config_path.write_text(pair.replica.config_path.read_text() + '  reconnect-delay: "20ms"\n')
-    pair.start()
-    cluster = Cluster(pair, "load")
-    yield cluster
-    cluster.close()
-    pair.stop()
-    for node in (pair.primary, pair.replica):
-        request.node.add_report_section("teardown", f"log of the {node.root.name}", node.log_tail())
-        assert connection_number(node.mount_dir) is None, "a mount is left behind"
 
 
 def _kill(node: LitefsNode, what: str) -> None:
