@@ -15,6 +15,9 @@ from litefs.link.settings import LogSettings
 
 FORMATS = ("text", "json")
 
+_SHOWN_BY_NUMBER = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+"""Control characters: what a peer sends must not look like a line of ours, nor steer a terminal."""
+
 
 def configure(settings: LogSettings, process: str, stream: TextIO | None = None) -> None:
     """Sends every log record of this process to standard error.
@@ -51,7 +54,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line of one record, followed by its traceback if it has one."""
         time = _time_of(record) + " " if self._timestamp else ""
-        line = f"{time}{record.levelname} {self._process}: {record.getMessage()}"
+        line = f"{time}{record.levelname} {self._process}: {record.getMessage().translate(_SHOWN_BY_NUMBER)}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

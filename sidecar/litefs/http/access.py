@@ -22,6 +22,9 @@ REPEATED_AFTER_S = 600.0
 REFUSALS_MAX = 256
 """Kept in memory; with more of them at once the oldest is logged again when it comes back."""
 
+REASON_CHARS_MAX = 200
+"""Of a reason that is logged and kept; the path in it is the peer's, and may be as long as a head of HTTP."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,6 +38,7 @@ class RefusalLog:
     def note(self, peer: str, reason: str, level: int = logging.INFO) -> None:
         """Logs that `peer` was refused for `reason`, unless that was said a short time ago."""
         now = time.monotonic()
+        reason = reason[:REASON_CHARS_MAX]
         key = (peer, reason)
         if now - self._said_at.pop(key, -REPEATED_AFTER_S) < REPEATED_AFTER_S:
             level = logging.DEBUG

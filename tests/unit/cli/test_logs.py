@@ -42,6 +42,16 @@ def test_text_lines_carry_level_process_and_message() -> None:
     assert lines[-1] == "ValueError: invalid literal for int() with base 10: 'broken'"
 
 
+@pytest.mark.parametrize("format_", logs.FORMATS)
+def test_a_message_of_a_peer_s_making_is_one_line_without_control_characters(format_: str) -> None:
+    stream = io.StringIO()
+    logs.configure(LogSettings(format=format_), "node", stream)
+    logging.getLogger("litefs.test").warning("refused %s", "/a\nERROR node: it is lost\r\x1b[2J\x9b1m")
+    (line,) = stream.getvalue().splitlines()
+    assert line.isprintable() or format_ == "json"
+    assert not any(ord(character) < 32 for character in line)
+
+
 def test_json_lines_are_one_object_each() -> None:
     first, second = (json.loads(line) for line in _lines(LogSettings(format="json", timestamp=True)))
     assert first.pop("time").endswith("Z")

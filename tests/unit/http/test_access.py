@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from litefs.formats.stream import encode_position_map
-from litefs.http.access import REFUSALS_MAX, RefusalLog
+from litefs.http.access import REASON_CHARS_MAX, REFUSALS_MAX, RefusalLog
 from litefs.http.replication import StreamSettings
 from tests.unit.http.fake_node import FakeNode
 from tests.unit.http.http2_client import Http2Client
@@ -88,6 +88,12 @@ def test_a_refusal_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         "refused 10.0.0.1: GET /info: token required",
         "refused 10.0.0.2: GET /info: token required",
     ]
+
+
+def test_a_refusal_of_a_long_path_is_short(guarded: Served, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert guarded.request("GET", "/" + "a" * 50_000).status == 401
+    assert [len(text) < 2 * REASON_CHARS_MAX for text in caplog.messages if text.startswith("refused")] == [True]
 
 
 def test_the_memory_of_refusals_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
