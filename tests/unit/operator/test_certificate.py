@@ -35,6 +35,7 @@ def is_trusted(bundle: Bundle, authorities: bytes, tmp_path: Path, host: str = H
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server_context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
     client_context = ssl.create_default_context(cadata=authorities.decode())
+    client_context.verify_flags |= ssl.VERIFY_X509_STRICT  # as Python does from 3.13 on
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context.wrap_bio(to_client, to_server, server_hostname=host)
     server = server_context.wrap_bio(to_server, to_client, server_side=True)
