@@ -108,3 +108,8 @@ def new_state(link: Link) -> m.PrepareReplacement:
     return m.PrepareReplacement(
         name="a.db", txid=9, checksum=1, page_size=512, page_n=3, timestamp_ms=4, incoming="incoming-1"
     )
+
+
+async def pause(link: Link, seconds: float = 0.001) -> None:
+    """Lets the loop run for a while."""
+    await link.mount.loop.sleep(seconds)

@@ -1,12 +1,14 @@
-"""Replacements that the node process prepares over the link."""
+"""Replacements that the node process prepares over the link, and what else goes on while one is under way."""
 
 import msgspec
 import pytest
 
 from litefs.filesystem.inodes import Kind
+from litefs.filesystem.loop import Waiter
 from litefs.link import messages as m
+from litefs.link.channel import encode
 from litefs.storage.state import NEXT_STATE_NAME, read_state
-from tests.support.fuseless_link import Link, new_state
+from tests.support.fuseless_link import Link, new_state, pause
 
 
 def test_a_prepared_replacement_waits_under_a_name_of_its_own(link: Link) -> None:
@@ -58,3 +60,58 @@ def test_a_replacement_remembers_which_commits_over_several_databases_the_old_lo
     planned = read_state(link.mount.store.directory("a.db"), NEXT_STATE_NAME)
     assert planned is not None
     assert planned.group == 5
+
+
+def test_the_answer_to_a_link_that_is_gone_does_not_reach_the_next_one(link: Link) -> None:
+    """The request is still waiting for the disk when the node process dies."""
+    link.mount.create("a.db")
+    link.greet()
+    request = new_state(link)
+    link.socket.sendall(encode(request))
+
+    async def until_offloaded() -> None:
+        while not link.mount.loop._pending_jobs:
+            await link.mount.loop.yield_now()
+        link.socket.close()
+        link.attach()
+
+    link.mount.do(until_offloaded())
+    link.settle()
+    assert link.received() == []
+    link.greet()
+
+
+def _blocked_replacements(link: Link) -> Waiter:
+    """Lets no replacement be prepared before the waiter completes."""
+    blocked = Waiter(link.mount.loop)
+
+    async def block(request: m.PrepareReplacement) -> m.Answer:
+        await blocked
+        return m.Rejected(request.name, "blocked")
+
+    link.server._prepare_replacement = block  # type: ignore[method-assign]
+    return blocked
+
+
+def test_a_sign_of_life_does_not_wait_for_what_takes_long(link: Link) -> None:
+    link.greet()
+    blocked = _blocked_replacements(link)
+    link.socket.sendall(encode(new_state(link)) + encode(m.Ping()))
+    link.mount.do(pause(link))
+    assert link.received() == [m.Pong()]
+    blocked.complete()
+    link.settle()
+
+
+def test_requests_of_a_dead_node_are_not_carried_out(link: Link) -> None:
+    """What still lies in the queue came from a process that is gone; the next one says what holds."""
+    link.greet()
+    blocked = _blocked_replacements(link)
+    request = new_state(link)
+    link.socket.sendall(encode(request) + encode(m.SetPrimary("stale")))
+    link.mount.do(pause(link))
+    link.socket.close()
+    link.mount.do(pause(link))
+    blocked.complete()
+    link.settle()
+    assert link.mount.view.primary == ""

@@ -10,12 +10,11 @@ import pytest
 
 from litefs.errors import DiskLostError, NotPrimaryError
 from litefs.filesystem import link_server
-from litefs.filesystem.loop import Waiter
 from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
 from litefs.link import messages as m
 from litefs.link.channel import MESSAGE_BYTES_MAX, encode
 from litefs.storage.log_reader import LogReader
-from tests.support.fuseless_link import NODE_PID, Link, new_state
+from tests.support.fuseless_link import NODE_PID, Link, new_state, pause
 from tests.support.fuseless_mount import FuselessMount, context
 from tests.support.sqlite_player import PAGE_SIZE
 
@@ -156,16 +155,12 @@ def test_an_answer_larger_than_the_sockets_buffer_arrives_whole(link: Link) -> N
     for _ in range(2000):
         if len(received) == 2:
             break
-        link.mount.do(_pause(link))
+        link.mount.do(pause(link))
         received += link.received()
     welcome, rejected = received
     assert isinstance(welcome, m.Welcome)
     assert [info.name for info in welcome.databases] == names
     assert isinstance(rejected, m.Rejected)
-
-
-async def _pause(link: Link, seconds: float = 0.001) -> None:
-    await link.mount.loop.sleep(seconds)
 
 
 # ---- what the filesystem tells ----
@@ -188,9 +183,7 @@ def test_commits_are_told_once_until_they_are_seen(link: Link) -> None:
     assert committed(link.received()) == [("a.db", 4)]
 
 
-def test_while_nobody_listens_the_next_commit_is_told_after_a_pause(
-    link: Link, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_nobody_listens_the_next_commit_is_told_after_apause(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
     pause_s = 0.3  # long beside what a busy machine needs for a commit
     monkeypatch.setattr(link_server, "UNHEARD_PAUSE_S", pause_s)
     fh = link.mount.create("a.db")
@@ -199,7 +192,7 @@ def test_while_nobody_listens_the_next_commit_is_told_after_a_pause(
     assert committed(link.ask(m.Seen("a.db"))) == [("a.db", 1)]
     link.mount.commit("a.db", fh, 2)
     assert link.received() == []
-    link.mount.do(_pause(link, 1.5 * pause_s))
+    link.mount.do(pause(link, 1.5 * pause_s))
     assert committed(link.received()) == [("a.db", 2)]
 
 
@@ -213,7 +206,7 @@ def test_while_nobody_listens_commits_of_all_databases_are_told_together(
     for name, fh in handles.items():
         link.mount.commit(name, fh, 1)
     assert committed(link.received()) == [("a.db", 1)]
-    link.mount.do(_pause(link, 1.5 * pause_s))
+    link.mount.do(pause(link, 1.5 * pause_s))
     assert sorted(committed(link.received())) == [("b.db", 1), ("c.db", 1)]
 
 
@@ -451,58 +444,3 @@ def test_garbage_on_the_link_ends_it_and_not_the_filesystem(link: Link, garbage:
     link.socket.close()
     link.attach()
     link.greet()
-
-
-def test_the_answer_to_a_link_that_is_gone_does_not_reach_the_next_one(link: Link) -> None:
-    """The request is still waiting for the disk when the node process dies."""
-    link.mount.create("a.db")
-    link.greet()
-    request = new_state(link)
-    link.socket.sendall(encode(request))
-
-    async def until_offloaded() -> None:
-        while not link.mount.loop._pending_jobs:
-            await link.mount.loop.yield_now()
-        link.socket.close()
-        link.attach()
-
-    link.mount.do(until_offloaded())
-    link.settle()
-    assert link.received() == []
-    link.greet()
-
-
-def _blocked_replacements(link: Link) -> Waiter:
-    """Lets no replacement be prepared before the waiter completes."""
-    blocked = Waiter(link.mount.loop)
-
-    async def block(request: m.PrepareReplacement) -> m.Answer:
-        await blocked
-        return m.Rejected(request.name, "blocked")
-
-    link.server._prepare_replacement = block  # type: ignore[method-assign]
-    return blocked
-
-
-def test_a_sign_of_life_does_not_wait_for_what_takes_long(link: Link) -> None:
-    link.greet()
-    blocked = _blocked_replacements(link)
-    link.socket.sendall(encode(new_state(link)) + encode(m.Ping()))
-    link.mount.do(_pause(link))
-    assert link.received() == [m.Pong()]
-    blocked.complete()
-    link.settle()
-
-
-def test_requests_of_a_dead_node_are_not_carried_out(link: Link) -> None:
-    """What still lies in the queue came from a process that is gone; the next one says what holds."""
-    link.greet()
-    blocked = _blocked_replacements(link)
-    request = new_state(link)
-    link.socket.sendall(encode(request) + encode(m.SetPrimary("stale")))
-    link.mount.do(_pause(link))
-    link.socket.close()
-    link.mount.do(_pause(link))
-    blocked.complete()
-    link.settle()
-    assert link.mount.view.primary == ""
