@@ -15,6 +15,7 @@ from litefs.formats.checksum import page_checksums
 from litefs.storage import replacement
 from litefs.storage.database import Database
 from litefs.storage.disk import Disk
+from litefs.storage.followed import append_image
 from litefs.storage.incoming import IncomingDatabase, discard_incoming
 from litefs.storage.served import ServedDatabase
 from litefs.storage.snapshot import SnapshotReader
@@ -22,11 +23,13 @@ from litefs.storage.state import DatabaseState
 from litefs.storage.steps import Steps
 from tests.storage_search.limits import PAGE_SIZES, PAGES_MAX
 from tests.storage_search.model import Model, State
+from tests.storage_search.source import FOLLOWED, Source
 from tests.support.snapshots import frozen
-from tests.support.sqlite_player import JournalEnd, Player, Refusal, commit_together_steps
+from tests.support.sqlite_player import PAGE_SIZE, JournalEnd, Player, Refusal, commit_together_steps
 from tests.support.storage_world import NEVER, NODE_ID, World
 
 NAMES = ("a.db", "b.db", "c.db")
+"""The databases that applications write to."""
 
 
 class Life:
@@ -38,7 +41,7 @@ class Life:
         refused_n, committed_n: how many transactions were.
     """
 
-    def __init__(self, root: Path, disk: Disk, model: Model, draw: random.Random) -> None:
+    def __init__(self, root: Path, disk: Disk, model: Model, draw: random.Random, source: Source) -> None:
         """Recovers what lies in `root`."""
         self.world = World(root, disk, sync_every_commit=draw.random() < 0.1)
         self.model = model
@@ -48,10 +51,11 @@ class Life:
         self._draw = draw
         self._next_snapshot = 1
         self._replaced: set[str] = set()  # about to be
-        self.players = {name: self._connect(name) for name in NAMES}
+        self._source = source
+        self.players = {name: self._connect(name) for name in (*NAMES, FOLLOWED)}
 
     def _connect(self, name: str) -> Player:
-        page_size = self._draw.choice(PAGE_SIZES)
+        page_size = PAGE_SIZE if name == FOLLOWED else self._draw.choice(PAGE_SIZES)
         is_new = self.world.store.database(name) is None
         player = Player(self.world.store, name, page_size=page_size, seed=self._draw.getrandbits(32), create=is_new)
         if player.wal and player.served.wal.file is None:
@@ -261,6 +265,32 @@ class Life:
                 player.served.wal.unlink()
             self.players[name] = self._connect(name)
 
+    # ---- what follows a primary ----
+
+    def receive(self, name: str) -> Steps[None]:
+        """The next image goes into the log."""
+        database, history = self.database(name), self.model.of(name)
+        txid = database.logged_txid + 1
+        image = self._source.image(txid)
+        state = self._source.states[txid]
+        number = self.model.begin({name: state}, durable=False)
+        if not database.log.has_room(len(image)):
+            yield from database.log.make_room(len(image))
+        append_image(database, image)
+        self.model.give_up(number)
+        history.log(state)
+
+    def apply(self, name: str) -> Steps[None]:
+        """One image, or some of them at once, come through the mount."""
+        player, database = self.players[name], self.database(name)
+        images = list(database.expected)[: self._draw.randint(1, 3)]
+        if images:
+            content, size = self._source.states[images[-1].txid].content, player.page_size
+            after = [content[at : at + size] for at in range(0, len(content), size)]
+            end = self._draw.choice(list(JournalEnd))
+            yield from player.commit_steps(after, sync=self._draw.random() < 0.3, end=end)
+            self.model.of(name).show(images[-1].txid)
+
     # ---- the node process ----
 
     def import_database(self, name: str) -> Steps[None]:
@@ -360,7 +390,7 @@ class Life:
 
     # ---- what must hold between any two half-steps ----
 
-    def check(self, names: Iterable[str] = NAMES) -> None:
+    def check(self, names: Iterable[str] = (*NAMES, FOLLOWED)) -> None:
         """Raises AssertionError where one of these databases does not show its last state."""
         for name in names:
             self._check_database(name)

@@ -1,7 +1,8 @@
 """What a store may show, now and after a power cut, by what it told those who use it.
 
 A database has a history of states. One of them is the last that was answered, one the last that was called durable, and
-some may be under way: prepared, and not answered yet. After a power cut there is one state, whole, and that is
+some may be under way: prepared, and not answered yet. A database that follows a primary shows an older one than the
+last, whose image is in its log. After a power cut there is one state, whole, and that is
 
     one from the last durable on, or one that is under way
     the last or one that is under way, if only the process died
@@ -41,25 +42,39 @@ class History:
     last: int = 0
     durable: int = 0
     beginning: int = 0  # of the states that have images one behind the other
+    shown: int = 0
     attempts: dict[int, Attempt] = field(default_factory=dict)
 
     @property
     def now(self) -> State:
         """The state that everybody sees."""
-        return self.states[self.last]
+        return self.states[self.shown]
 
     def accept(self, state: State, *, is_whole: bool = False) -> None:
         """Args: is_whole: it came without an image."""
-        self.last += 1
-        self.states[self.last] = state
+        self.log(state)
+        self.shown = self.last
         if is_whole:
             self.beginning = self.last
 
+    def log(self, state: State) -> None:
+        """The image of a state is in the log, and is to be applied."""
+        self.last += 1
+        self.states[self.last] = state
+
+    def show(self, txid: int) -> None:
+        """The images through `txid` were applied."""
+        self.shown = next(ordinal for ordinal in range(self.shown, self.last + 1) if self.states[ordinal].txid == txid)
+        self._forget()
+
     def note_durable(self, ordinal: int) -> None:
         """Everything through `ordinal` was called durable."""
-        for forgotten in range(self.durable, ordinal):
-            del self.states[forgotten]
         self.durable = max(self.durable, ordinal)
+        self._forget()
+
+    def _forget(self) -> None:
+        while (oldest := next(iter(self.states))) < min(self.durable, self.shown):
+            del self.states[oldest]
 
     def note_durable_txid(self, txid: int) -> None:
         """The log calls everything through `txid` durable."""

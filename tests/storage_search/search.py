@@ -17,6 +17,7 @@ from litefs.storage.steps import Steps
 from tests.storage_search.life import NAMES, Life
 from tests.storage_search.limits import small_limits
 from tests.storage_search.model import Model, State
+from tests.storage_search.source import FOLLOWED, Source
 from tests.storage_search.tasks import Task
 from tests.support.faulty_disk import EVERYTHING, NOTHING_UNSYNCED, FaultyDisk, QuickDisk
 from tests.support.storage_world import SCRATCH_LABELS, World, examine_state
@@ -78,7 +79,8 @@ class Search:
         self.step_n = self.cut_n = self.life_n = self.committed_n = self.refused_n = 0
         self._left_out = left_out
         self._root = directory / "live"
-        self._root.mkdir()
+        for path in (self._root, directory / "source"):
+            path.mkdir()
         self._disk = self._new_disk()
 
     def run(self, step_n: int, is_over: Callable[[], bool] = lambda: False) -> None:
@@ -89,6 +91,7 @@ class Search:
         """
         with small_limits(random.Random(self._draw.getrandbits(64))):
             try:
+                self._source = Source(self._directory / "source", self._draw)
                 self._begin_life()
                 while self.step_n < step_n and not is_over():
                     self.step_n += 1
@@ -98,6 +101,7 @@ class Search:
                 raise Finding(self._tell(error)) from error
             finally:
                 self._abandon()
+                self._source.close()
 
     def _tell(self, error: BaseException) -> str:
         return "\n".join([f"{type(error).__name__}: {error}", "half-steps before it, the last one last:", *self.words])
@@ -116,7 +120,7 @@ class Search:
 
     def _begin_life(self) -> None:
         self.life_n += 1
-        self._life = Life(self._root, self._disk, self._model, self._draw)
+        self._life = Life(self._root, self._disk, self._model, self._draw, self._source)
         self._model.adopt(self._life.found())
         self._life.check()
 
@@ -193,6 +197,8 @@ class Search:
             (2, life.load, "load"),
             (2, life.edit, "load"),
             (3, life.import_database, "import"),
+            (12, life.receive, "receive"),
+            (8, life.apply, "writer"),
             (8, life.snapshot, ""),
             (6, life.sync, ""),
             (10, life.settle, "settle"),
@@ -204,6 +210,10 @@ class Search:
             return
         ((_, begin, kind),) = draw.choices(work, [weight for weight, _, _ in work])
         name = draw.choice(NAMES)
+        if kind in ("", "settle", "tidy", "segment") and draw.random() < 0.25:
+            name = FOLLOWED
+        if begin in (life.receive, life.apply):
+            name = FOLLOWED
         if kind in ("writer", "load"):
             held, key = life.busy if kind == "writer" else life.loading, name
             is_free = life.is_free(name)
