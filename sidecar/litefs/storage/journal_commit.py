@@ -245,7 +245,7 @@ class RollbackJournal:
         database, page_size = self.database, self._page_size(overlay)
         # Page 1 says how much of the file is the new state: SQLite cuts the rest off after the commit.
         size = page_n_of(self._page(overlay, 1)) * page_size or database.size
-        if group or page_size not in PAGE_SIZES or not 0 < size <= database.size:
+        if group or page_size not in PAGE_SIZES or size % page_size or not 0 < size <= database.size:
             raise CommitRefusedError(
                 f"{database.name}: {size} of {database.size} bytes, pages of {overlay.page_size} become {page_size}"
             )

@@ -8,6 +8,7 @@ The rolling checksum: new = old XOR (page before) XOR (page after) for each chan
 that did not exist or is cut off counts as 0. The lock page is in no image and counts as 0.
 """
 
+import errno
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -151,6 +152,8 @@ def prepare(log: Log, before: Before, change: Change, group: int = 0) -> Steps[P
     grown = max(0, change.commit - before.page_n)
     if len(change.pgnos) <= SMALL_PAGES_MAX and grown <= SMALL_PAGES_MAX:
         yield from log.make_room(image_bytes_max(len(change.pgnos) + grown, before.page_size))
+        if len(before.sums) != before.page_n:
+            raise OSError(errno.EBUSY, "the database was dropped while room was made for the image")
         return prepare_small(log, before, change, group)
     pgnos = touched(before, change.pgnos, change.commit)
     yield from log.make_room(_size_hint(before, pgnos))

@@ -261,6 +261,8 @@ class WalCapture:
         commit is synced it is durable before the position moves, so before a replica can have it.
         """
         size, offset = self._frame_size, self.committed_end
+        if size != FRAME_HEADER_SIZE + self.database.page_size:  # the database was made anew, the WAL was left: rule 6
+            raise CommitRefusedError(f"{self.database.name}: a commit in a WAL of another page size")
         pending = self._pending[: (last - offset) // size + 1]
         places: dict[int, int] = {}
         for pgno in pending:

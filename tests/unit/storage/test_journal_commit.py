@@ -341,6 +341,15 @@ def test_a_page_size_change_that_is_rolled_back_is_forgotten_durably(world: Worl
     assert world.database().txid == 1
 
 
+def test_a_page_size_that_the_file_is_no_multiple_of_is_refused(world: World, player: Player) -> None:
+    """Page 1 counts no pages, and the rest of the file is what another program left."""
+    after = [page_one(0, 2, wal=False, page_size=2 * PAGE_SIZE)[:PAGE_SIZE], *player.pages[1:], b"x" * PAGE_SIZE]
+    with pytest.raises(CommitRefusedError, match=f"pages of {PAGE_SIZE} become {2 * PAGE_SIZE}"):
+        player.commit(after)
+    assert shown(player) == player.content
+    assert world.database().txid == 1
+
+
 def test_a_replica_refuses_a_page_size_change(world: World, player: Player) -> None:
     world.gate.primary_until = 0.0
     with pytest.raises(NotPrimaryError):

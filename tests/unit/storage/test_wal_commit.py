@@ -1,5 +1,6 @@
 """Transactions taken from WAL frames as SQLite writes them."""
 
+import errno
 import random
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from litefs.errors import CommitRefusedError, NotPrimaryError
 from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, WalReader, encode_frame_header
 from litefs.storage.steps import run
+from litefs.storage.transaction import Change
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.sqlite_player import PAGE_SIZE, Player, go_on
 from tests.support.storage_world import World
@@ -200,6 +202,34 @@ def test_a_commit_in_a_wal_of_another_page_size_is_refused(world: World, player:
     write(player, 0, header.encode())
     with pytest.raises(CommitRefusedError, match="another page size"):
         write(player, WAL_HEADER_SIZE, frame(2, 4, page(1))[:FRAME_HEADER_SIZE])
+
+
+def test_a_commit_in_the_wal_of_a_database_that_was_made_anew_with_other_pages_is_refused(
+    world: World, player: Player
+) -> None:
+    """The WAL was left behind when the database was removed."""
+    begin(player)
+    write(player, at(0), frame(2, 0, page(1)))
+    world.drop(player)
+    world.database().learn_page_size(2 * PAGE_SIZE)
+    with pytest.raises(CommitRefusedError, match="another page size"):
+        write(player, at(1), frame(3, 4, page(2)))
+    assert not [found for found in WalReader(player.served.wal.read).frames() if found.commit]
+
+
+def test_a_commit_that_waited_for_room_in_the_log_while_its_database_was_dropped_is_refused(
+    world: World, player: Player
+) -> None:
+    database = world.database()
+    change = Change(pgnos=range(1, 61), read=page, commit=60)
+    steps = database.prepare(change)
+    make_segment = next(steps)
+    assert make_segment is not None, "there is room"
+    run(world.store.drop(player.name))
+    with pytest.raises(OSError, match="dropped") as caught:
+        steps.send(make_segment())
+    assert caught.value.errno == errno.EBUSY
+    assert (database.txid, database.page_n) == (3, 0)
 
 
 @pytest.mark.parametrize("first_difference", [0, 4, 30, PAGE_SIZE])
