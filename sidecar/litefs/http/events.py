@@ -21,6 +21,9 @@ from litefs.link.messages import DatabaseInfo
 from litefs.node.node_status import NodeStatus
 from litefs.storage.log_reader import LogGapError, LogReader
 
+TIMESTAMP_MS_MIN, TIMESTAMP_MS_MAX = -62_135_596_800_000, 253_402_300_799_999
+"""The years 1 through 9999."""
+
 ROLE_CHECK_S = 1.0
 """How soon a change of the primary is told."""
 
@@ -107,7 +110,10 @@ def _line(kind: str, data: dict[str, object], **fields: str) -> bytes:
 
 
 def rfc3339(timestamp_ms: int) -> str:
-    """Returns a Unix time in milliseconds as Go writes it: in UTC, the fraction without trailing zeros."""
-    seconds, ms = divmod(timestamp_ms, 1000)
+    """Returns a Unix time in milliseconds as Go writes it: in UTC, the fraction without trailing zeros.
+
+    One of a year that has not four digits, which only a broken image has, becomes the nearest that has.
+    """
+    seconds, ms = divmod(min(max(timestamp_ms, TIMESTAMP_MS_MIN), TIMESTAMP_MS_MAX), 1000)
     fraction = f".{ms:03d}".rstrip("0") if ms else ""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + fraction + "Z"
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat() + fraction + "Z"
