@@ -181,7 +181,7 @@ class Player:
 
     def write_pages_steps(self, after: list[bytes], *, sync: bool) -> Steps[None]:
         for pgno, page in enumerate(after, 1):
-            if self._is_written(pgno, page):
+            if self._is_written(pgno, page) or pgno == len(after) > len(self.pages):
                 self.served.write((pgno - 1) * self.page_size, page, by_sqlite=True)
         if sync:
             yield None
