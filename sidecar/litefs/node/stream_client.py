@@ -12,6 +12,7 @@ Source: LiteFS 0.5.14, POST /stream; RFC 9113, section 3.3; docs/decisions/041-t
 
 import http.client
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
@@ -136,8 +137,11 @@ class _Http2Response:
             self._receive()
 
     def read(self) -> bytes:
+        begun, timeout_s = time.monotonic(), self._connection.gettimeout()
         while not self._parts and not self._is_ended:
             self._receive()
+            if timeout_s is not None and not self._parts and time.monotonic() > begun + timeout_s:
+                raise TimeoutError(f"nothing but control frames for {timeout_s:g} s")
         data = b"".join(self._parts)
         self._parts.clear()
         return data

@@ -19,6 +19,7 @@ WAIT_S = 20.0
 """For one byte, which comes much sooner."""
 
 HTTP2_SETTINGS = bytes.fromhex("000000040000000000")
+HTTP2_HEAD = bytes.fromhex("00000101040000000188")  # :status 200
 HTTP2_PING = bytes.fromhex("000008060000000000") + bytes(8)
 
 Post = Callable[[socket.socket, str, Mapping[str, str], bytes], StreamResponse]
@@ -43,6 +44,17 @@ def test_a_primary_whose_answer_does_not_end_is_left(
         pytest.raises(TimeoutError, match=r"no head of an answer within 0\.3 s"),
     ):
         post(connection, "x", {}, b"")
+
+
+def test_a_primary_that_sends_pings_alone_is_left_as_one_that_sends_nothing() -> None:
+    with (
+        dripping_peer(HTTP2_SETTINGS + HTTP2_HEAD, HTTP2_PING) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=BOUND_S) as connection,
+    ):
+        response = post_http2(connection, "x", {}, b"")
+        assert response.status == 200
+        with pytest.raises(TimeoutError, match=r"nothing but control frames for 0\.3 s"):
+            response.read()
 
 
 @pytest.mark.parametrize(
