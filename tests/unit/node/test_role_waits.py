@@ -106,6 +106,15 @@ def test_an_outage_of_the_keeper_is_logged_once(make: Make, caplog: pytest.LogCa
     eventually(lambda: "the lease can be reached again" in caplog.messages)
 
 
+def test_a_lease_that_is_found_lost_late_does_not_cost_the_next_one(make: Make) -> None:
+    a, b = make("ab").start()
+    b.driver._inbox.lose("that of an earlier term")  # as the keeper does, when the driver has found out already
+    a.driver.hand_off(ord("b"))
+    eventually(lambda: b.accepts)
+    eventually(lambda: a.following == "b")
+    assert Role.DEMOTING not in b.roles
+
+
 def test_whoever_waits_for_another_node_to_take_the_lease_lets_other_threads_run(make: Make) -> None:
     a, b = make("ab").start()
     eventually(a.driver._lease.candidates)
