@@ -206,8 +206,10 @@ def _decode(disk: Disk, record: FoundRecord) -> Iterable[tuple[LtxDecoder, list[
             break
         offset += len(data)
         yield decoder, decoder.feed(data)
-    if not decoder.done:
+    if decoder.trailer is None:
         raise FormatError("image is cut short")
+    if decoder.trailer.post_apply != record.header.post_apply:
+        raise FormatError("the image of another record, which was voided, lies here")
 
 
 def _lay_over(database: Database, record: FoundRecord) -> None:

@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 from litefs.storage.disk import Buffer
-from litefs.storage.log_format import RECORD_HEADER_SIZE, STATE_OFFSET, RecordState, segment_name
+from litefs.storage.log_format import (
+    RECORD_HEADER_SIZE,
+    STATE_OFFSET,
+    RecordState,
+    encode_record_header,
+    segment_name,
+)
 from litefs.storage.log_reader import ImageRef, LogReader
+from litefs.storage.recovery import scan_log
 from litefs.storage.steps import run
 from tests.support.faulty_disk import NOTHING_UNSYNCED, FaultyDisk, QuickDisk
 from tests.support.sqlite_player import Player
@@ -84,6 +91,28 @@ def test_a_segment_whose_removal_came_back_is_no_part_of_the_log(tmp_path: Path)
     assert world.database().log.first_txid() == 0
     world.commit(Player(world.store, create=False), [2])
     assert [path.name for path in oldest.parent.glob("*.ltxlog")] == [segment_name(3)]
+    world.close()
+
+
+def test_a_record_header_before_the_image_of_a_voided_record_is_a_torn_tail(tmp_path: Path) -> None:
+    """The header ends a sector, and the power cut left it alone of a record that was as long as the voided one."""
+    world = World(tmp_path, QuickDisk())
+    player = world.player()
+    world.commit(player, range(1, 5))
+    world.abandon(player, [2, 3])
+    world.close()
+    found = scan_log(QuickDisk(), tmp_path / "dbs/a.db/log")
+    found.close(QuickDisk())
+    _, voided = found.records
+    old = voided.header
+    header = encode_record_header(
+        RecordState.LIVE, old.length, 2, 2, 0, old.post_apply ^ 1, old.segment_id, old.durable
+    )
+    with voided.segment.path.open("r+b") as segment:
+        segment.seek(voided.offset - RECORD_HEADER_SIZE)
+        segment.write(header)
+    world = World(tmp_path, QuickDisk())
+    assert content(world) == (1, player.content)
     world.close()
 
 
