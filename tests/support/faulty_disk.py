@@ -294,7 +294,7 @@ class FaultyDisk(QuickDisk):
 
     def _read_tree(self, path: Path) -> _Directory:
         directory = _Directory()
-        for child in path.iterdir():
+        for child in sorted(path.iterdir()):  # or a seed would leave other things on another file system
             node = self._read_tree(child) if child.is_dir() else _File(bytearray(child.read_bytes()))
             directory.names[child.name] = directory.durable[child.name] = node
         return directory
