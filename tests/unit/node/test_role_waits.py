@@ -110,9 +110,28 @@ def test_a_lease_that_is_found_lost_late_does_not_cost_the_next_one(make: Make) 
     a, b = make("ab").start()
     b.driver._inbox.lose("that of an earlier term")  # as the keeper does, when the driver has found out already
     a.driver.hand_off(ord("b"))
-    eventually(lambda: b.accepts)
-    eventually(lambda: a.following == "b")
-    assert Role.DEMOTING not in b.roles
+    eventually(lambda: b.accepts and a.following == "b")
+    eventually(b.driver._lease.candidates)
+    b.driver.hand_off(ord("a"))
+    assert b.roles[b.roles.index(Role.PRIMARY) + 1] is Role.HANDING_OFF
+
+
+def test_who_finds_the_lease_to_be_another_cluster_s_when_it_has_it_frees_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make("a")
+    (a,) = cluster.nodes
+
+    def offer_too_late(_text: str) -> str:
+        cluster.keeper.cluster_id = "LFSC0000000000000001"
+        return cluster.keeper.cluster_id
+
+    monkeypatch.setattr(a.driver._lease, "offer_cluster_id", offer_too_late)
+    a.start()
+    eventually(lambda: Role.DEMOTING in a.roles and a.driver.role is Role.CANDIDATE)
+    assert cluster.keeper.holder is None
+    assert not a.accepts
+    assert a.driver.counters.promotions == 0
 
 
 def test_whoever_waits_for_another_node_to_take_the_lease_lets_other_threads_run(make: Make) -> None:
