@@ -134,6 +134,26 @@ def test_who_finds_the_lease_to_be_another_cluster_s_when_it_has_it_frees_it(
     assert a.driver.counters.promotions == 0
 
 
+def test_a_primary_whose_session_is_ended_notices_it_before_its_next_renewal(make: Make) -> None:
+    cluster = make("a", ttl_s=10_000.0)
+    (a,) = cluster.nodes
+    a.start()
+    eventually(lambda: a.accepts)
+    cluster.keeper.end(a.memory[0])
+    eventually(lambda: Role.DEMOTING in a.roles)
+
+
+def test_a_node_does_not_follow_an_earlier_run_of_itself(make: Make) -> None:
+    (a,) = make("a", ttl_s=SHORT_TTL_S).nodes
+    a.start()
+    eventually(lambda: a.accepts)
+    a.driver.abandon()
+    a.memory.clear()
+    a.boot().start()
+    eventually(lambda: Role.REPLICA in a.roles and a.driver.role is Role.PRIMARY)
+    assert "follows a" not in a.log
+
+
 def test_whoever_waits_for_another_node_to_take_the_lease_lets_other_threads_run(make: Make) -> None:
     a, b = make("ab").start()
     eventually(a.driver._lease.candidates)
