@@ -28,7 +28,7 @@ class Follower:
         positions: where it is, by what it said at first and what was sent to it since.
         ready: it has been brought to our position once.
         sent_bytes: of the body, so far.
-        since: Unix seconds at which it called.
+        since: monotonic seconds at which it called.
         names: the only databases it wants; all if None.
         has_channels: it knows `formats/stream_channels.py`.
     """
@@ -38,7 +38,7 @@ class Follower:
     positions: dict[str, Pos]
     ready: bool = False
     sent_bytes: int = 0
-    since: float = field(default_factory=time.time)
+    since: float = field(default_factory=time.monotonic)
     names: frozenset[str] | None = None
     has_channels: bool = False
 

@@ -167,7 +167,7 @@ def _follower_status(follower: Follower, databases: Mapping[str, DatabaseInfo]) 
     return FollowerStatus(
         node_id=follower.node_id,
         address=follower.address,
-        connected_s=round(time.time() - follower.since, 3),
+        connected_s=round(time.monotonic() - follower.since, 3),
         ready=follower.ready,
         behind_n=follower.behind_n(databases),
         sent_bytes=follower.sent_bytes,
