@@ -182,7 +182,7 @@ def test_a_lease_that_is_handed_to_a_node_that_leaves_is_freed_at_once(make: Mak
 
 def test_a_target_that_does_not_take_the_lease_loses_it_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(role_driver, "HANDOFF_TIMEOUT_S", 0.1)
-    cluster = make("ab")
+    cluster = make("ab", ttl_s=10_000.0)
     a, b = cluster.start()
     b.takes_handoffs = False
     with pytest.raises(HandoffRefusedError, match="did not take the lease over"):
