@@ -124,6 +124,22 @@ def test_a_file_that_a_crash_left_keeps_nobody_from_the_lease(agent: ConsulAgent
     lease.release()
 
 
+def test_a_session_that_was_handed_over_is_not_taken_up_again_though_a_power_cut_brought_its_file_back(
+    agent: ConsulAgent, tmp_path: Path
+) -> None:
+    terms = ConsulTerms(address=ConsulAddress.parse(agent.url, {}), key="given-away", ttl_s=30, lock_delay_s=1)
+    a, b = (ConsulLease(terms, identity_of(name), tmp_path / name) for name in "ab")
+    assert a.acquire()
+    kept = (tmp_path / "a").read_bytes()
+    assert b.take_over(a.hand_off())
+    (tmp_path / "a").write_bytes(kept)
+    assert not ConsulLease(terms, identity_of("a"), tmp_path / "a").resume()
+    holder = b.holder()
+    assert holder is not None
+    assert holder.hostname == identity_of("b").hostname
+    b.release()
+
+
 @pytest.mark.parametrize("url", ["", "node-1:20202", "http://:20202", "http://node-1:port"])
 def test_a_holder_whose_address_is_none_holds_the_lease_and_is_followed_by_nobody(
     agent: ConsulAgent, tmp_path: Path, url: str
