@@ -96,6 +96,8 @@ class Housekeeper:
             yield base.sync
         if base.is_retired or database.is_state_busy:
             return  # replaced meanwhile, or about to be: the state file is of the new base
+        if state.base_txid <= database.base_txid:
+            return  # another checkpoint went further, and what it left behind may be forgotten already
         database.is_state_busy = True
         try:
             yield lambda: write_state(disk, directory, state)

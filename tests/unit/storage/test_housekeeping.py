@@ -92,6 +92,25 @@ def test_s_never_moves_again_after_a_failed_sync_of_the_base(world: World, playe
     assert database.log.first_txid() == 1
 
 
+def test_a_checkpoint_that_was_overtaken_does_not_take_s_back(world: World, player: Player) -> None:
+    """One comes behind commits, one with the retention; the log up to the newer S may be gone when the older ends."""
+    database = world.database()
+    run(world.housekeeper.settle(database))
+    assert not world.housekeeper.checkpoint_due(database, world.now_s)
+    overtaken = world.housekeeper.checkpoint(database, world.now_s)
+    sync_base = next(overtaken)
+    world.commit(player, [2])
+    world.tidy()
+    assert database.base_txid == 2
+    assert sync_base is not None
+    sync_base()
+    with pytest.raises(StopIteration):
+        overtaken.send(None)
+    state = read_state(database.directory)
+    assert state is not None
+    assert state.base_txid == 2
+
+
 def test_a_checkpoint_is_due_by_age_or_by_size(world: World, player: Player, monkeypatch: pytest.MonkeyPatch) -> None:
     database, keeper = world.database(), world.housekeeper
     assert not keeper.checkpoint_due(database, 100.0)
