@@ -30,6 +30,28 @@ WORDS_MAX = 60
 """So many of the last half-steps are told."""
 
 
+STRETCH_STEPS = 200
+
+WORK = (
+    (30, "commit", "writer"),
+    (4, "abandon", "writer"),
+    (3, "change_mode", "writer"),
+    (3, "checkpoint_wal", "writer"),
+    (2, "vacuum", "writer"),
+    (2, "drop", "writer"),
+    (2, "load", "load"),
+    (2, "edit", "load"),
+    (3, "import_database", "import"),
+    (12, "receive", "receive"),
+    (8, "snapshot", ""),
+    (6, "sync", ""),
+    (10, "settle", "settle"),
+    (6, "tidy", "tidy"),
+    (6, "prepare_segment", "segment"),
+)
+"""Weight, method of `Life`, and who may do it at the same time: `Search._begin_task`."""
+
+
 class Finding(AssertionError):
     """The storage layer broke a promise; the text says which and what came before."""
 
@@ -78,6 +100,7 @@ class Search:
         self._kinds: set[str] = set()
         self.step_n = self.cut_n = self.life_n = self.committed_n = self.refused_n = 0
         self._left_out = left_out
+        self._failure: Exception | None = None
         self._root = directory / "live"
         for path in (self._root, directory / "source"):
             path.mkdir()
@@ -94,6 +117,8 @@ class Search:
                 self._source = Source(self._directory / "source", self._draw)
                 self._begin_life()
                 while self.step_n < step_n and not is_over():
+                    if self.step_n % STRETCH_STEPS == 0:
+                        self._begin_stretch()
                     self.step_n += 1
                     self._step()
                 self._end_life()
@@ -179,49 +204,42 @@ class Search:
                 goes_on = task.half_step()
             except DiskLostError as error:
                 raise AssertionError(f"{task.words}: the disk was lost, and it works: {error}") from error
+            if self._failure is not None:
+                raise self._failure
             if not goes_on:
                 self._tasks.remove(task)
             life.check(task.names)
         if draw.random() < 0.02:
             self._cut()
 
+    def _begin_stretch(self) -> None:
+        """Some kinds of work rest for a while, and one database gets most of what is left: there it meets."""
+        draw = self._draw
+        self._resting = {method for _, method, _ in WORK[1:] if draw.random() < 0.4}
+        self._favourite = draw.choice((*NAMES, FOLLOWED))
+        self._share_together = draw.choice([0.05, 0.1, 0.4])
+
     def _begin_task(self) -> None:
         life, draw = self._life, self._draw
-        work: list[tuple[int, Callable[[str], Steps[None]], str]] = [
-            (30, life.commit, "writer"),
-            (4, life.abandon, "writer"),
-            (3, life.change_mode, "writer"),
-            (3, life.checkpoint_wal, "writer"),
-            (2, life.vacuum, "writer"),
-            (2, life.drop, "writer"),
-            (2, life.load, "load"),
-            (2, life.edit, "load"),
-            (3, life.import_database, "import"),
-            (12, life.receive, "receive"),
-            (8, life.apply, "writer"),
-            (8, life.snapshot, ""),
-            (6, life.sync, ""),
-            (10, life.settle, "settle"),
-            (6, life.tidy, "tidy"),
-            (6, life.prepare_segment, "segment"),
-        ]
-        if draw.random() < 0.1:
+        if draw.random() < self._share_together:
             self._begin_together()
             return
-        ((_, begin, kind),) = draw.choices(work, [weight for weight, _, _ in work])
-        name = draw.choice(NAMES)
-        if kind in ("", "settle", "tidy", "segment") and draw.random() < 0.25:
-            name = FOLLOWED
-        if begin in (life.receive, life.apply):
+        weights = [0 if method in self._resting else weight for weight, method, _ in WORK]
+        ((_, method, kind),) = draw.choices(WORK, weights)
+        name = self._favourite if draw.random() < 0.6 else draw.choice((*NAMES, FOLLOWED))
+        if kind in ("writer", "load", "import") and name == FOLLOWED:
+            method, kind = "apply", "writer"
+        elif method == "receive":
             name = FOLLOWED
         if kind in ("writer", "load"):
             held, key = life.busy if kind == "writer" else life.loading, name
             is_free = life.is_free(name)
         else:  # one at a time: of the whole process, or of each database
-            held, key = self._kinds, kind if kind in ("settle", "tidy") else f"{begin.__name__} {name}"
+            held, key = self._kinds, kind if kind in ("settle", "tidy") else f"{method} {name}"
             is_free = key not in held
         if is_free:
-            self._take_up(begin.__name__, (name,), begin(name), held, [key])
+            begin: Callable[[str], Steps[None]] = getattr(life, method)
+            self._take_up(method, (name,), begin(name), held, [key])
 
     def _begin_together(self) -> None:
         life = self._life
@@ -254,6 +272,13 @@ class Search:
 
     def _judge(self, seed: int) -> dict[str, State]:
         """Looks at what a power cut now would leave. Returns what a start makes of it."""
+        try:
+            return self._judged(seed)
+        except Exception as error:
+            self._failure = error  # storage, in whose call this may be, might take it for a failure of its own
+            raise
+
+    def _judged(self, seed: int) -> dict[str, State]:
         self.cut_n += 1
         left = self._directory / "left"
         self._disk.leave(seed, left)
