@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from litefs.errors import ConfigError, LeaseLostError, LeaseUnavailableError
-from litefs.lease.consul_client import ConsulAddress, ConsulClient
+from litefs.lease.consul_client import ConsulAddress, ConsulClient, Entry
 from litefs.lease.consul_lease import ConsulLease, ConsulTerms
 from litefs.lease.lease import Identity
 from tests.support.consul import ConsulAgent
@@ -137,6 +137,35 @@ def test_a_session_that_was_handed_over_is_not_taken_up_again_though_a_power_cut
     holder = b.holder()
     assert holder is not None
     assert holder.hostname == identity_of("b").hostname
+    b.release()
+
+
+def test_a_renewal_that_is_overtaken_by_a_handoff_changes_nothing(
+    agent: ConsulAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = ConsulTerms(address=ConsulAddress.parse(agent.url, {}), key="overtaken", ttl_s=30, lock_delay_s=0.001)
+    a, b = (ConsulLease(terms, identity_of(name), tmp_path / name) for name in "ab")
+    assert a.acquire()
+    handed: list[str] = []
+    get = a._renewing.get
+
+    def hand_off_and_get(key: str) -> Entry | None:
+        handed.append(a.hand_off())
+        return get(key)
+
+    monkeypatch.setattr(a._renewing, "get", hand_off_and_get)
+    a.renew()
+    assert (a.term, a.primary_until) == ("", 0.0)
+
+    b.publish(1)  # with a session of its own, which is gone when it is renewed next
+
+    def take_over_and_renew(_session: str) -> bool:
+        assert b.take_over(handed[0])
+        return False
+
+    monkeypatch.setattr(b._renewing, "renew_session", take_over_and_renew)
+    b.renew()
+    assert b.term == handed[0]
     b.release()
 
 
