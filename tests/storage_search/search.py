@@ -106,8 +106,8 @@ class Search:
             path.mkdir()
         self._disk = self._new_disk()
 
-    def run(self, step_n: int, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Does so many half-steps, or fewer if `is_over` says so.
+    def run(self, step_n: int) -> None:
+        """Does so many half-steps.
 
         Raises:
             Finding: a promise was broken.
@@ -116,7 +116,7 @@ class Search:
             try:
                 self._source = Source(self._directory / "source", self._draw)
                 self._begin_life()
-                while self.step_n < step_n and not is_over():
+                while self.step_n < step_n:
                     if self.step_n % STRETCH_STEPS == 0:
                         self._begin_stretch()
                     self.step_n += 1
