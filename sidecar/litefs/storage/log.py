@@ -321,7 +321,8 @@ class Log(Retirable):
             self.durable_txid = min(self.durable_txid, last_txid)
 
     def _strike_void(self, record: LogRecord) -> None:
-        self._disk.write("log.void", record.fd, bytes([RecordState.VOID]), record.offset + STATE_OFFSET)
+        # The next header comes here, and of that a power cut may leave the sector with the state only.
+        self._disk.write("log.void", record.fd, bytes(RECORD_HEADER_SIZE), record.offset)
         self._disk.sync("log.void_sync", record.fd)
 
     def mark_live(self, record: LogRecord) -> None:

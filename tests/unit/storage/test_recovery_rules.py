@@ -99,20 +99,20 @@ def test_a_record_header_before_the_image_of_a_voided_record_is_a_torn_tail(tmp_
     world = World(tmp_path, QuickDisk())
     player = world.player()
     world.commit(player, range(1, 5))
-    world.abandon(player, [2, 3])
+    before = player.content
+    world.commit(player, [2, 3])
     world.close()
     found = scan_log(QuickDisk(), tmp_path / "dbs/a.db/log")
     found.close(QuickDisk())
-    _, voided = found.records
-    old = voided.header
+    record, old = found.records[1], found.records[1].header
     header = encode_record_header(
         RecordState.LIVE, old.length, 2, 2, 0, old.post_apply ^ 1, old.segment_id, old.durable
     )
-    with voided.segment.path.open("r+b") as segment:
-        segment.seek(voided.offset - RECORD_HEADER_SIZE)
+    with record.segment.path.open("r+b") as segment:
+        segment.seek(record.offset - RECORD_HEADER_SIZE)
         segment.write(header)
     world = World(tmp_path, QuickDisk())
-    assert content(world) == (1, player.content)
+    assert content(world) == (1, before)
     world.close()
 
 
