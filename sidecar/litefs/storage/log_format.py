@@ -12,7 +12,8 @@ Record, at a multiple of 8, big-endian:
 
     offset size field
     0      4    magic "LREC"
-    4      1    state: "L" live, "V" void, "P" prepared as part of a transaction over several databases
+    4      1    state: "L" live, "P" prepared as part of a transaction over several databases; "V" void, in logs
+                of before: today the whole header of a record that is taken back becomes zeros
     5      3    zero
     8      8    length of the image in bytes
     16     8    min_txid
