@@ -27,6 +27,7 @@ from litefs.formats.stream import (
 )
 from litefs.formats.stream_channels import VERSION, VERSION_HEADER, ChannelDecoder
 from litefs.http.listener import listen
+from litefs.http.live_streams import LiveStreams
 from litefs.http.replication import StreamSettings
 from litefs.http.service import serve
 from tests.unit.http.fake_node import FakeNode
@@ -49,6 +50,8 @@ class Served:
         self._open_metrics = open_metrics
         self.offers_channels = False
         """Whether followers say that they know channels."""
+        self.streams: list[LiveStreams] = []
+        """What the node is given to hand its lease over through."""
         self._loop = uvloop.new_event_loop()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, args=(listener,))
@@ -64,6 +67,7 @@ class Served:
                     listener,
                     self._settings,
                     self._stopping,
+                    self.streams.append,
                     token=self._token,
                     open_metrics=self._open_metrics,
                 )
