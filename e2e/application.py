@@ -154,6 +154,7 @@ def watch(database: str, prefix: str, count: str) -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
+            time.sleep(WATCH_PAUSE_S)
             continue
         now = time.monotonic_ns()
         for rowid, text in rows:

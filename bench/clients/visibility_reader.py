@@ -23,6 +23,7 @@ def main() -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:  # the applier holds the lock for a moment
                 raise
+            time.sleep(pause)
             continue
         if found is not None and found > newest:
             now = time.monotonic_ns()
