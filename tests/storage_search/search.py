@@ -114,19 +114,22 @@ class Search:
         """
         with small_limits(random.Random(self._draw.getrandbits(64))):
             try:
-                self._source = Source(self._directory / "source", self._draw)
-                self._begin_life()
-                while self.step_n < step_n:
-                    if self.step_n % STRETCH_STEPS == 0:
-                        self._begin_stretch()
-                    self.step_n += 1
-                    self._step()
-                self._end_life()
+                self._live(step_n)
             except Exception as error:  # storage may stumble over anything
                 raise Finding(self._tell(error)) from error
             finally:
                 self._abandon()
                 self._source.close()
+
+    def _live(self, step_n: int) -> None:
+        self._source = Source(self._directory / "source", self._draw)
+        self._begin_life()
+        while self.step_n < step_n:
+            if self.step_n % STRETCH_STEPS == 0:
+                self._begin_stretch()
+            self.step_n += 1
+            self._step()
+        self._end_life()
 
     def _tell(self, error: BaseException) -> str:
         return "\n".join([f"{type(error).__name__}: {error}", "half-steps before it, the last one last:", *self.words])
