@@ -199,8 +199,7 @@ def _verify(images: Iterator[StoredImage]) -> int:
                 _check_follows(verified, previous)
             image_n += 1
             size_bytes += image.size_bytes
-            # A void image was never part of the database: the next one takes its place.
-            previous = previous if image.state is RecordState.VOID else verified
+            previous = verified
     except FormatError as error:
         print(f"BAD  {error}")
         return FAILURE

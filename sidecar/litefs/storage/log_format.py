@@ -12,8 +12,7 @@ Record, at a multiple of 8, big-endian:
 
     offset size field
     0      4    magic "LREC"
-    4      1    state: "L" live, "P" prepared as part of a transaction over several databases; "V" void, in logs
-                of before: today the whole header of a record that is taken back becomes zeros
+    4      1    state: "L" live, "P" prepared as part of a transaction over several databases
     5      3    zero
     8      8    length of the image in bytes
     16     8    min_txid
@@ -58,7 +57,6 @@ class RecordState(IntEnum):
     """What a record counts for at recovery."""
 
     LIVE = ord("L")
-    VOID = ord("V")
     PREPARED = ord("P")
 
 

@@ -15,7 +15,6 @@ from litefs.storage.log_format import (
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
     RecordHeader,
-    RecordState,
     decode_record_header,
     decode_segment_header,
     padded,
@@ -110,30 +109,25 @@ class LogReader:
         return self._log_dir / segment_name(max(firsts)), SEGMENT_HEADER_SIZE
 
     def _next_image(self, path: Path, offset: int, txid: int) -> tuple[ImageRef, Path, int]:
-        """Returns the live image at or behind a place, and the place behind it."""
-        while True:
-            segment = self._segment(path)
-            try:
-                header = _record_header(segment, offset)
-            except FormatError as error:
-                following = self._log_dir / segment_name(txid)
-                if following == path:
-                    raise LogGapError(f"{path}: image {txid:016x} is not there: {error}") from error
-                path, offset = following, SEGMENT_HEADER_SIZE
-                continue
-            start = offset + RECORD_HEADER_SIZE
-            offset = start + padded(header.length)
-            if header.state == RecordState.VOID:
-                continue
-            ref = ImageRef(
-                min_txid=header.min_txid,
-                max_txid=header.max_txid,
-                post_apply=header.post_apply,
-                path=path,
-                offset=start,
-                size=header.length,
-            )
-            return ref, path, offset
+        """Returns the image at a place, or the first of the next segment, and the place behind it."""
+        segment = self._segment(path)
+        try:
+            header = _record_header(segment, offset)
+        except FormatError as error:
+            following = self._log_dir / segment_name(txid)
+            if following == path:
+                raise LogGapError(f"{path}: image {txid:016x} is not there: {error}") from error
+            return self._next_image(following, SEGMENT_HEADER_SIZE, txid)
+        start = offset + RECORD_HEADER_SIZE
+        ref = ImageRef(
+            min_txid=header.min_txid,
+            max_txid=header.max_txid,
+            post_apply=header.post_apply,
+            path=path,
+            offset=start,
+            size=header.length,
+        )
+        return ref, path, start + padded(header.length)
 
     def _segment(self, path: Path) -> _OpenSegment:
         segment = self._open.get(path)

@@ -69,8 +69,8 @@ class FoundLog:
         return {r.header.group for r in self.records if r.header.group and r.header.state == RecordState.LIVE}
 
     def last_txid(self) -> int:
-        """Returns the last image that is not void, whether it would count or not; 0 if there is none."""
-        return max((r.header.max_txid for r in self.records if r.header.state != RecordState.VOID), default=0)
+        """Returns the last image, whether it would count or not; 0 if there is none."""
+        return max((r.header.max_txid for r in self.records), default=0)
 
     def close(self, disk: Disk) -> None:
         """Closes the segments of a log that is not taken over."""
@@ -160,8 +160,7 @@ def _contiguous_run(database: Database, found: FoundLog, live_groups: set[int]) 
     txid = database.base_txid
     for record in found.records:
         header = record.header
-        # A voided image that ended its segment is not overwritten: the next of its txid begins another segment.
-        if header.max_txid <= database.base_txid or header.state == RecordState.VOID:
+        if header.max_txid <= database.base_txid:
             continue
         if header.min_txid != txid + 1:
             break
@@ -239,7 +238,7 @@ def _end_log(database: Database, found: FoundLog, run: list[FoundRecord]) -> Non
     _mark_decided(disk, run)
     counted: dict[int, FoundRecord] = {}
     for record in found.records:
-        if record.header.max_txid <= database.txid and record.header.state != RecordState.VOID:
+        if record.header.max_txid <= database.txid:
             counted[record.segment.fd] = record
     kept: list[Segment] = []
     for segment in found.segments:
