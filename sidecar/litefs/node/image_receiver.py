@@ -30,6 +30,12 @@ SMALL_SNAPSHOT_PAGES = 256
 """A new database of so few pages comes as an ordinary image: no replacement, no new inode."""
 
 
+def clear_spool(data_dir: Path) -> None:
+    """Removes images that a node process was killed in. For the start of the next one: nobody else needs them."""
+    for path in (data_dir / "spool").glob("*.ltx"):
+        path.unlink(missing_ok=True)
+
+
 class ImageReceiver:
     """Takes the bytes of one image.
 

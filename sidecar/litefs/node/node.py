@@ -30,6 +30,7 @@ from litefs.node.cluster_id import ClusterId
 from litefs.node.duties import NodeDuties
 from litefs.node.following import Following
 from litefs.node.handoff_request import request_handoff
+from litefs.node.image_receiver import clear_spool
 from litefs.node.lease_watch import RoleCounters
 from litefs.node.link_client import Event, LinkClient
 from litefs.node.local_replacement import LocalReplacement
@@ -107,6 +108,7 @@ class Node:
             CorruptStateError: it answers nonsense, or the data directory has no node id.
             ConfigError: the lease's URL is none.
         """
+        clear_spool(self._data_dir)
         self._link.start()
         self._outbox.start()
         self._guard.start()

@@ -30,8 +30,10 @@ class NodeUnderTest:
     """The process, the filesystem's end of its link (answered on a thread), the supervisor's end of its control."""
 
     def __init__(self, directory: Path, *, port: int = 0) -> None:
-        for name in ("data", "mnt"):
+        for name in ("data", "mnt", "data/spool"):
             (directory / name).mkdir()
+        self.spooled = directory / "data/spool/of-one-that-died.ltx"
+        self.spooled.touch()
         (directory / "data" / "id").write_text("0123456789ABCDEF\n")
         self.link, self._their_link = socket.socketpair()
         self.control, their_control = socket.socketpair()
@@ -156,6 +158,11 @@ def test_says_that_it_is_ready_and_serves(node: NodeUnderTest) -> None:
     assert json.loads(node.ask("/info"))["isPrimary"] is True
     assert isinstance(node.heard[0], m.Hello)
     assert node.heard[0].pid == node.process.pid
+
+
+def test_removes_the_image_that_a_process_was_killed_in(node: NodeUnderTest) -> None:
+    node.wait_ready()
+    assert not node.spooled.exists()
 
 
 def test_passes_on_that_it_was_told_to_leave(node: NodeUnderTest) -> None:
