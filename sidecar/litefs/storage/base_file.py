@@ -86,7 +86,8 @@ class BaseFile(Retirable):
         try:
             return self._disk.open("base.open", self.path, flags)
         except PermissionError:
-            # An application made the file read-only, which binds its owner, too: us, where we are not root.
+            # An application made the file read-only, which binds its owner, too: us, where we are not root. Should we
+            # die before the mode is set back, the owner may write.
             mode = stat.S_IMODE(self.path.stat().st_mode)
             self.path.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
             try:

@@ -38,13 +38,16 @@ class Disk:
         return os.open(path, flags | os.O_CLOEXEC, mode)
 
     def open_unnamed(self, label: str, directory: Path | str) -> int:
-        """Returns a descriptor of a file without a name in `directory`: it goes when it is closed."""
+        """Returns a descriptor of a file without a name in `directory`: it goes when it is closed.
+
+        Crash: where the file system knows no such files, an empty one may stay between its creation and its unlink.
+        """
         try:
             return self._open_tmpfile(directory)
         except OSError as error:
             if error.errno not in _KNOWS_NO_TMPFILE:
                 raise
-        path = Path(directory) / f"{secrets.token_hex(8)}.tmp"  # should we die right here, the next start removes it
+        path = Path(directory) / f"{secrets.token_hex(8)}.tmp"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.unlink(path)
         return fd
