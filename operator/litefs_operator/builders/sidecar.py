@@ -12,8 +12,6 @@ from litefs_operator.crd import ClusterSpec, Resources
 
 Manifest = dict[str, Any]
 
-_HANDOFF = ["litefs", "handoff", "-config", f"{names.CONFIG_DIR}/{names.CONFIG_FILE}", "-timeout", "5s", "-leave"]
-
 START_S_MAX = 1800
 """Recovering and catching up read every database; past this the container is started anew, and goes on from there."""
 
@@ -85,7 +83,7 @@ def container(spec: ClusterSpec, *, cluster: str, image: str, data_volume: str, 
         },
         # Sent when the pod is told to end, while the application still runs: on SIGTERM, which comes after it, the gap
         # without a primary would be as long as the application takes to end.
-        "lifecycle": {"preStop": {"exec": {"command": _HANDOFF}}},
+        "lifecycle": {"preStop": {"exec": {"command": _handoff(port)}}},
         "startupProbe": _probe(port, failures=START_S_MAX),
         "readinessProbe": _probe(port, failures=3),
         "terminationMessagePath": "/dev/termination-log",
@@ -130,6 +128,11 @@ def _field_variable(name: str, path: str) -> Manifest:
 
 def _secret_variable(name: str, secret: str, key: str) -> Manifest:
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
+def _handoff(port: int) -> list[str]:
+    """The port rather than the configuration, which takes longer to read than the rest of the handoff."""
+    return ["litefs", "handoff", "-url", f"http://localhost:{port}", "-timeout", "5s", "-leave"]
 
 
 def _probe(port: int, *, failures: int) -> Manifest:

@@ -3,13 +3,10 @@
 import re
 from collections.abc import Sequence
 
-import msgspec
-
 from litefs.cli import api_client, node_address
 from litefs.cli.flags import Flag, Usage
 from litefs.cli.units import parse_positive_duration
 from litefs.errors import ConfigError, PeerError
-from litefs.http.status import HandoffOutcome
 
 USAGE = Usage(
     synopsis="litefs handoff [-url URL | -config PATH] [-node ID] [-timeout DURATION] [-leave]",
@@ -25,7 +22,7 @@ end, as before the end of a container; the mount and its databases stay as they 
 examples:
   litefs handoff
   litefs handoff -node 9C3F01A2B3C4D5E6
-  litefs handoff -config /etc/litefs.yml -timeout 5s -leave     # preStop of a container
+  litefs handoff -url http://localhost:20202 -timeout 5s -leave     # preStop of a container
 
 exit codes: 0 handed over, or nothing to hand over; 1 failed, and -node: not the primary, or that node does not follow;
 2 wrong usage
@@ -73,6 +70,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _told(document: bytes, url: str) -> str:
+    # Nobody waits for these any more: before the end of a container, writes wait for the request.
+    import msgspec  # noqa: PLC0415
+
+    from litefs.http.status import HandoffOutcome  # noqa: PLC0415
+
     try:
         outcome = msgspec.json.decode(document, type=HandoffOutcome)
     except msgspec.MsgspecError as error:

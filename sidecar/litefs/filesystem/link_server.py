@@ -100,19 +100,20 @@ class LinkServer:
         else:
             self._moved.add(name)
 
-    def _tell(self, database: Database) -> None:
-        self._told[database.name] = (database.txid, database.checksum)
-        self._send(m.Committed(_info(database)))
+    def _tell(self, *databases: Database) -> None:
+        for database in databases:
+            self._told[database.name] = (database.txid, database.checksum)
+        self._send(*(m.Committed(_info(database)) for database in databases))
         if not self._is_heard and not self._is_pausing:
             self._is_pausing = True
             self._loop.call_later(UNHEARD_PAUSE_S, self._end_pause)
 
     def _end_pause(self) -> None:
         self._is_pausing = False
-        names, self._moved = self._moved, set()
-        for name in names - self._told.keys():
-            if (served := self._store.databases.get(name)) is not None:
-                self._tell(served.database)
+        names, self._moved = self._moved - self._told.keys(), set()
+        moved = [served.database for name in names if (served := self._store.databases.get(name)) is not None]
+        if moved:
+            self._tell(*moved)
 
     def _tell_applied(self, name: str) -> None:
         served = self._store.databases.get(name)
@@ -167,10 +168,10 @@ class LinkServer:
             waiter, self._request_arrived = self._request_arrived, None
             waiter.complete()
 
-    def _send(self, message: msgspec.Struct) -> None:
+    def _send(self, *messages: msgspec.Struct) -> None:
         if self._socket is None:
             return
-        data = encode(message)
+        data = b"".join(map(encode, messages))
         if not self._outgoing:
             try:
                 sent = self._socket.send(data)

@@ -30,8 +30,10 @@ _log = logging.getLogger("litefs.node")
 class LinkClient:
     """A connection to the filesystem process."""
 
-    def __init__(self, link: socket.socket, on_event: Callable[[Event], None], on_closed: Callable[[], None]) -> None:
-        """Args: on_event, on_closed: called on the reading thread."""
+    def __init__(
+        self, link: socket.socket, on_event: Callable[[Event], m.Seen | None], on_closed: Callable[[], None]
+    ) -> None:
+        """Args: on_event, on_closed: called on the reading thread; what an event is answered with is sent together."""
         self._socket = link
         self._on_event = on_event
         self._on_closed = on_closed
@@ -118,7 +120,7 @@ class LinkClient:
         finally:
             self._sending.release()
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes | bytearray) -> None:
         try:
             self._socket.sendall(data)
         except OSError as error:
@@ -142,13 +144,18 @@ class LinkClient:
         self._on_closed()
 
     def _take(self, messages: list[m.FilesystemMessage]) -> None:
+        answers = bytearray()
         for message in messages:
             if isinstance(message, m.Committed | m.ShmCreated | m.NotReached):
-                self._on_event(message)
+                if (answer := self._on_event(message)) is not None:
+                    answers += encode(answer)
             elif isinstance(message, m.Pong):
                 self.sync_wait_s = message.sync_wait_s
             else:
                 self._waiting.popleft().put(message)
+        if answers:
+            with suppress(LinkClosedError), self._turn(None):
+                self._send(answers)
 
 
 def _get(answer: queue.SimpleQueue[m.Answer | None], gives_up: Callable[[], bool]) -> m.Answer | None:

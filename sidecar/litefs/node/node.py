@@ -372,23 +372,20 @@ class Node:
 
     # ---- the link ----
 
-    def _take_event(self, event: Event) -> None:
+    def _take_event(self, event: Event) -> m.Seen | None:
         if isinstance(event, m.NotReached):
             self._following.not_reached(event.name, event.txid)
-            return
+            return None
         if isinstance(event, m.ShmCreated):
             self._guard.add(event.name)
-            return
+            return None
         info = event.database
         with self._lock:
             self._databases[info.name] = info
             callbacks = self._callbacks
-        try:
-            self._link.send(m.Seen(info.name))
-        except LinkClosedError:
-            return
         for callback in callbacks:
             callback(event)
+        return m.Seen(info.name)
 
     def _take_link_end(self) -> None:
         self._guard.zero_all()

@@ -94,7 +94,14 @@ class Database:
     """
 
     def __init__(
-        self, name: str, directory: Path, disk: Disk, settings: StoreSettings, gate: CommitGate, state: DatabaseState
+        self,
+        name: str,
+        directory: Path,
+        disk: Disk,
+        space: FreeSpace,
+        settings: StoreSettings,
+        gate: CommitGate,
+        state: DatabaseState,
     ) -> None:
         """Args: directory: `<data>/dbs/<name>`, exists; state: as read or as recovery made it."""
         self.name = name
@@ -122,7 +129,7 @@ class Database:
         self.is_state_busy = False
         self._is_settling = False
         self.complete = state
-        self._space = FreeSpace(disk, directory, time.monotonic)
+        self._space = space
         self.on_accept: Callable[[Database], None] = lambda database: None
         self.note_header()
 

@@ -9,6 +9,7 @@ Guarantees: none. Another program may fill the disk a moment later: then the com
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,9 +24,9 @@ ASK_PAGES = 64
 
 
 class FreeSpace:
-    """What is left of the file system of one database."""
+    """What is left of the file system of a data directory. One for all databases: they fill the same one."""
 
-    def __init__(self, disk: Disk, directory: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, disk: Disk, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
         """Args: clock: monotonic seconds."""
         self._disk = disk
         self._directory = directory

@@ -17,6 +17,7 @@ from litefs.storage import replacement
 from litefs.storage.data_dir import DataDir
 from litefs.storage.database import BASE_NAME, LOG_NAME, CommitGate, Database, StoreSettings
 from litefs.storage.disk import Disk
+from litefs.storage.free_space import FreeSpace
 from litefs.storage.incoming import discard_incoming
 from litefs.storage.recovery import FoundLog, Progress, read_found_log, recover
 from litefs.storage.scratch import ScratchFile
@@ -50,6 +51,7 @@ class Store:
         self._marked: list[Database] = []  # the members of the last decision
         self.on_accept: Callable[[Database], None] = lambda database: None
         self._root = data_dir.path / "dbs"
+        self._space = FreeSpace(disk, self._root)
 
     # ---- start ----
 
@@ -283,7 +285,7 @@ class Store:
             served.close()
 
     def _new_database(self, name: str, state: DatabaseState) -> Database:
-        return Database(name, self._root / name, self.disk, self.settings, self.gate, state)
+        return Database(name, self._root / name, self.disk, self._space, self.settings, self.gate, state)
 
     def _serve(self, database: Database) -> ServedDatabase:
         database.on_accept = self._accepted

@@ -1,5 +1,7 @@
 """The outcome of a command line: what is printed, and the exit code."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,19 @@ def test_a_fault_of_ours_shows_its_traceback(
     monkeypatch.setitem(cli._COMMAND_MODULES, "version", "litefs.no_such_module")
     assert cli.run(["version"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_handoff_by_url_loads_little_before_it_asks() -> None:
+    """The end of a pod waits for it: what reads a configuration takes longer to load than the handoff takes."""
+    program = """
+import sys
+from litefs.cli import api_client, main
+
+def request(*arguments, **options):
+    raise SystemExit(" ".join(sys.modules.keys() & {"pydantic", "yaml", "msgspec"}))
+
+api_client.request = request
+main.run(["handoff", "-url", "http://localhost:20202"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "\n")

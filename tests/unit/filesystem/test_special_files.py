@@ -7,6 +7,7 @@ from litefs.filesystem.inodes import Inode, Kind
 from litefs.filesystem.special_files import LAG_SIZE, NOT_READY_LAG_MS, ClusterView, special_content
 from litefs.storage.database import CommitGate, Database, StoreSettings
 from litefs.storage.disk import Disk
+from litefs.storage.free_space import FreeSpace
 from litefs.storage.served import ServedDatabase
 from litefs.storage.state import DatabaseState
 
@@ -58,7 +59,7 @@ def test_the_position_is_34_bytes_of_lower_hex(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     gate = CommitGate(0.0, time.monotonic)
     state = DatabaseState(base_txid=0xABC, checksum=0x8000_0000_0000_00FE, page_size=4096)
-    database = Database("a.db", tmp_path, Disk(), StoreSettings(node_id=1), gate, state)
+    database = Database("a.db", tmp_path, Disk(), FreeSpace(Disk(), tmp_path), StoreSettings(node_id=1), gate, state)
     position = inode(Kind.POS)
     position.served = ServedDatabase(database)
     assert special_content(position, ClusterView()) == b"0000000000000abc/80000000000000fe\n"

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from litefs.cli import handoff_command
 from litefs.cli.config import load_config
 from litefs.cli.config_models import Config
+from litefs.cli.node_address import node_address
 from litefs_operator import names
 from litefs_operator.crd import ClusterSpec
 from litefs_operator.errors import RefusedError
@@ -89,6 +91,14 @@ def test_adds_a_native_sidecar_whose_mount_the_application_sees(pod: Pod) -> Non
     assert injected.pod["metadata"]["labels"] == {"app": "blog", "litefs.io/cluster": "blog"}
     assert injected.pod["metadata"]["annotations"]["litefs.io/status"] == "injected"
     assert injected.warnings == ()
+
+
+def test_before_its_end_the_sidecar_hands_the_lease_over_at_the_port_it_listens_on(pod: Pod) -> None:
+    command = sidecar(run(pod, {"http": {"port": 20303}}))["lifecycle"]["preStop"]["exec"]["command"]
+    assert command[:2] == ["litefs", "handoff"]
+    arguments = handoff_command.USAGE.parse(command[2:])
+    assert node_address(arguments).url == "http://localhost:20303"
+    assert arguments.switches == {"leave"}
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,28 @@ def test_the_file_system_is_asked_once_in_a_while(tmp_path: Path) -> None:
     assert disk.asked_n == 2
 
 
+class AskedDisk(FaultyDisk):
+    """Counts how often it was asked."""
+
+    asked_n = 0
+
+    def free_bytes(self, label: str, path: Path | str) -> int:
+        self.asked_n += 1
+        return super().free_bytes(label, path)
+
+
+def test_databases_that_are_written_in_turn_ask_once_in_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("litefs.storage.free_space.BELIEVED_S", 3600.0)
+    disk = AskedDisk(tmp_path)
+    world = World(tmp_path, disk)
+    for player in [world.player(f"{number}.db") for number in range(5)]:
+        world.commit(player, range(1, 6))
+    world.close()
+    assert disk.asked_n == 1
+
+
 @pytest.mark.parametrize("sync", [True, False])
 def test_a_journal_is_refused_with_its_first_write(world: World, player: Player, sync: bool) -> None:
     fill(world)
