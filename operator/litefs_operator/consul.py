@@ -1,8 +1,8 @@
 """The only door to Consul: who holds the leases, by one blocking query for all keys below a prefix.
 
 Strategy: python-consul2's standard client, in a thread of its own. What it gets wrong is put right here: environment
-variables that override its arguments, proxies and .netrc, errors that are those of `requests`, and an index that a
-proxy may have stripped.
+variables that override its arguments, proxies and .netrc, errors that are those of `requests`, time-outs for each wait
+that nothing bounds together, and an index that a proxy may have stripped.
 
 Source: Consul 1.22 HTTP API, /v1/kv; the value of a lease is that of LiteFS 0.5.14, consul/consul.go.
 """
@@ -11,8 +11,11 @@ import base64
 import json
 import os
 import re
+import socket
+import threading
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -25,13 +28,16 @@ with warnings.catch_warnings():
     import consul
     import requests
     from consul.base import CB
+    from requests.adapters import HTTPAdapter
 
 _CANDIDATE_KEY = re.compile(r"/nodes/[0-9A-F]{16}$")
 """A candidate's entry below a lease: its node's id. No cluster is called so: names have small letters."""
 
 DEFAULT_PORTS = {"http": 8500, "https": 8501}
 REQUEST_S = 2.0
-"""For connecting, and for an answer beyond the time that the query waits in Consul."""
+"""For connecting, and for a whole answer beyond the time that the query waits in Consul."""
+AGAIN_S = 0.1
+"""A connection that is being made when its time is over is shut down when it is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +110,8 @@ class ConsulClient:
         self._http: Any = client.http
         self._http.base_uri = address.base_url
         self._http.session.trust_env = False
+        for scheme in DEFAULT_PORTS:
+            self._http.session.mount(f"{scheme}://", _WholeAnswers(pool_maxsize=1))
         self._headers = {"X-Consul-Token": address.token} if address.token else {}
         self._url = address.base_url
 
@@ -131,6 +139,44 @@ class ConsulClient:
         except (consul.ConsulException, requests.RequestException, ValueError, KeyError, TypeError) as error:
             raise ConsulError(f"Consul at {self._url}: {_reason(error)}") from error
         return answer
+
+
+class _WholeAnswers(HTTPAdapter):
+    """Counts the time-out for a request as a whole, from connecting to the last byte of its answer."""
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> requests.Response:
+        pool = self.get_connection_with_tls_context(request, verify, proxies, cert)
+        # The pool of a session that one thread uses has one connection: the request gets the same.
+        connection: Any = pool._get_conn()  # noqa: SLF001 - no other way to shut it down before it has answered
+        pool._put_conn(connection)  # noqa: SLF001
+        ended, late = threading.Event(), threading.Event()
+
+        def watch() -> None:
+            seconds = timeout
+            while not ended.wait(seconds):
+                late.set()
+                seconds = AGAIN_S
+                if connection.sock is not None:
+                    with suppress(OSError):  # it is closed already
+                        connection.sock.shutdown(socket.SHUT_RDWR)
+
+        threading.Thread(target=watch, name="time limit of a query", daemon=True).start()
+        try:
+            response = super().send(request, stream, timeout, verify, cert, proxies)
+            assert response.content is not None  # read to its end
+        finally:
+            ended.set()
+            if late.is_set():  # what was cut may read like an answer
+                raise requests.Timeout(f"no answer within {timeout:g} s")
+        return response
 
 
 def _holders(response: Any) -> tuple[int, dict[str, Holder]]:

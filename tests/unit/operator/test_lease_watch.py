@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from litefs_operator import lease_watch
+from litefs_operator import consul, lease_watch
 from litefs_operator.consul import ConsulAddress, ConsulClient, Holder
 from litefs_operator.errors import ConsulDeniedError, ConsulError
 from litefs_operator.lease_watch import ConsulState, ConsulView, LeaseWatch
+from tests.support.dripping_peer import HALF_A_HEAD, dripping_peer
 from tests.unit.operator.http_server import Request, Response, http_server
 
 Script = Callable[[Request], Response]
@@ -130,6 +131,20 @@ def test_what_consul_does_not_say_is_an_error(response: Response, kind: type[Con
     with pytest.raises(ConsulError) as raised:
         ask(lambda _request: response)
     assert type(raised.value) is kind
+
+
+@pytest.mark.parametrize(
+    "first",
+    [HALF_A_HEAD, b"HTTP/1.1 404 Not Found\r\nA: ", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"],
+    ids=["head", "head that says no", "body"],
+)
+def test_an_answer_that_does_not_end_is_given_up(first: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consul, "REQUEST_S", 0.3)
+    with dripping_peer(first) as port:
+        client = ConsulClient(ConsulAddress.parse(f"http://127.0.0.1:{port}"))
+        for _ in range(2):  # what was given up is not in the way of the next query
+            with pytest.raises(ConsulError, match=r"no answer within 0\.3 s"):
+                client.holders("litefs/", 0, 5.0)
 
 
 # ---- the watch ----
