@@ -208,6 +208,7 @@ class LinkServer:
                 return await self._append_spooled(name, path)
             case m.Hello(pid):
                 self._operations.node_pid = pid
+                await self._loop.drive(self._store.discard_unfinished(pid))
                 self._told.clear()
                 for name in self._store.databases:
                     self._show(name, TXID_MAX)  # what an applier that died had not published, the next one has

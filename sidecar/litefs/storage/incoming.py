@@ -1,16 +1,18 @@
 """A whole new state of a database, written beside the old one before it replaces it.
 
-Strategy: pages go straight to their place in `incoming-<random>`, their checksums to a file beside it
+Strategy: pages go straight to their place in `incoming-<pid>-<random>`, their checksums to a file beside it
 (u64 little-endian, page `pgno` at index `pgno - 1`), so that the filesystem process can take the state over
 without reading it again. Each new state has a name of its own, for a load, an import and a snapshot may be on
-their way at once. Nothing refers to these files until `replacement` has written `state.next`; left-overs of a
-crash are removed by the next start.
+their way at once, and says which process makes it. Nothing refers to these files until `replacement` has written
+`state.next`; left-overs of a crash are removed by the next start, those of a dead node process when its successor
+says Hello (`replacement.discard_unfinished`).
 """
 
 import os
 import secrets
 import sys
 from array import array
+from collections.abc import Iterable
 from pathlib import Path
 
 from litefs.errors import FormatError
@@ -24,7 +26,17 @@ SUMS_SUFFIX = ".sums"
 
 def new_incoming_name() -> str:
     """Returns the name of a file that no other state on its way has."""
-    return INCOMING_PREFIX + secrets.token_hex(8)
+    return _prefix_of(os.getpid()) + secrets.token_hex(8)
+
+
+def find_incoming(directories: Path, but_of: Iterable[int]) -> list[Path]:
+    """Returns the new states below `directories` that no process of the pids `but_of` makes, with their sums."""
+    prefixes = tuple(map(_prefix_of, but_of))
+    return [path for path in directories.glob(f"*/{INCOMING_PREFIX}*") if not path.name.startswith(prefixes)]
+
+
+def _prefix_of(pid: int) -> str:
+    return f"{INCOMING_PREFIX}{pid}-"
 
 
 class IncomingDatabase:

@@ -306,6 +306,18 @@ def discard_old_logs(disk: Disk, directory: Path) -> Steps[None]:
         yield partial(disk.remove_tree, "replacement.discard_tree", path)
 
 
+def discard_unfinished(disk: Disk, path: Path) -> None:
+    """Removes a file of a new state whose maker is dead, unless it is prepared: then a start or a flip finishes it.
+
+    Raises:
+        CorruptStateError: `state.next` cannot be believed; the file stays.
+        OSError: it stays.
+    """
+    planned = read_state(path.parent, NEXT_STATE_NAME)
+    if planned is None or path.name not in (planned.incoming, planned.incoming + SUMS_SUFFIX):
+        disk.unlink("replacement.unfinished", path)
+
+
 def clean_up(disk: Disk, directory: Path) -> None:
     """Removes what replacements and snapshots leave behind. At start."""
     for path in directory.iterdir():

@@ -18,7 +18,7 @@ from litefs.storage.data_dir import DataDir
 from litefs.storage.database import BASE_NAME, LOG_NAME, CommitGate, Database, StoreSettings
 from litefs.storage.disk import Disk
 from litefs.storage.free_space import FreeSpace
-from litefs.storage.incoming import discard_incoming
+from litefs.storage.incoming import discard_incoming, find_incoming
 from litefs.storage.recovery import FoundLog, Progress, read_found_log, recover
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.served import ServedDatabase
@@ -278,6 +278,23 @@ class Store:
         served = self._serve(database)
         self.on_accept(database)
         return served
+
+    def discard_unfinished(self, node_pid: int) -> Steps[None]:
+        """Removes what dead node processes left of new states, which may be as large as the databases.
+
+        Args:
+            node_pid: the process that lives.
+        """
+        for path in (yield partial(find_incoming, self._root, (os.getpid(), node_pid))):
+            served = self.databases.get(path.parent.name)
+            discard = partial(replacement.discard_unfinished, self.disk, path)
+            try:
+                if served is not None:
+                    yield from served.database.alone(discard)
+                else:
+                    yield discard
+            except (CorruptStateError, OSError) as error:
+                _log.warning("%s: what a dead node process left stays until the next start: %s", path, error)
 
     def close(self) -> None:
         """Closes everything; writes nothing."""

@@ -8,7 +8,7 @@ from litefs.filesystem.loop import Waiter
 from litefs.link import messages as m
 from litefs.link.channel import encode
 from litefs.storage.state import NEXT_STATE_NAME, read_state
-from tests.support.fuseless_link import Link, new_state, pause
+from tests.support.fuseless_link import NODE_PID, Link, new_state, pause
 
 
 def test_a_prepared_replacement_waits_under_a_name_of_its_own(link: Link) -> None:
@@ -115,3 +115,44 @@ def test_requests_of_a_dead_node_are_not_carried_out(link: Link) -> None:
     blocked.complete()
     link.settle()
     assert link.mount.view.primary == ""
+
+
+def test_what_a_dead_node_process_left_of_new_states_goes_when_the_next_one_comes(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    directories = [link.mount.store.directory(name) for name in ("a.db", "b.db")]
+    directories[1].mkdir()  # of a database that never came
+    dead, ours = f"incoming-{NODE_PID + 1}-0", f"incoming-{NODE_PID}-0"
+    for directory in directories:
+        for name in (dead, dead + ".sums", ours, ours + ".sums"):
+            (directory / name).touch()
+    link.greet()
+    for directory in directories:
+        assert sorted(path.name for path in directory.glob("incoming-*")) == [ours, ours + ".sums"]
+
+
+def test_a_new_state_that_a_dead_node_process_had_prepared_stays(link: Link) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    link.greet()
+    request = new_state(link)
+    directory = link.mount.store.directory("a.db")
+    (directory / (request.incoming + ".sums")).touch()
+    link.ask(request)
+    link.socket.close()
+    link.attach()
+    link.greet()
+    assert sorted(path.name for path in directory.glob("incoming-*")) == [request.incoming, request.incoming + ".sums"]
+
+
+def test_a_node_process_is_welcome_where_the_state_of_the_next_start_cannot_be_believed(
+    link: Link, caplog: pytest.LogCaptureFixture
+) -> None:
+    fh = link.mount.create("a.db")
+    link.mount.commit("a.db", fh, 1)
+    directory = link.mount.store.directory("a.db")
+    (directory / NEXT_STATE_NAME).write_text("nonsense")
+    (directory / "incoming-1").touch()
+    link.greet()
+    assert (directory / "incoming-1").exists()
+    assert "stays until the next start" in caplog.text
