@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import time
+import zlib
 
 from litefs.cli.child import Child, reap_orphans, spawn
 from litefs.cli.mount_table import abort_connection, detach_all, fuse_connections_at
@@ -38,7 +39,7 @@ START_ATTEMPTS = 5  # deaths before the node was ever ready: 1.5 s of attempts, 
 EXIT_CONFIG_REFUSED = 2  # no second attempt changes this
 DYING_S = 0.5
 HIDDEN_NAMES_SHOWN = 5
-CLAIM_BYTES_MAX = 108  # sun_path
+CLAIM_NAME_BYTES_MAX = 48  # with two numbers and a checksum it fits the 108 bytes of sun_path
 
 STEP_DOWN = b'{"type": "step-down"}\n'
 STEP_DOWN_S = 5.0  # a handoff takes some 20 ms; the node process gives up after 4 s
@@ -428,10 +429,14 @@ def _claim(path: str) -> socket.socket:
     parent, name = os.path.split(path)
     os.makedirs(parent, exist_ok=True)
     status = os.stat(parent)
+    name_bytes = os.fsencode(name)
+    if len(name_bytes) > CLAIM_NAME_BYTES_MAX:
+        # Without hashlib, which brings OpenSSL with it: this tells apart the few directories of one parent.
+        name_bytes = name_bytes[:CLAIM_NAME_BYTES_MAX] + b"~%08x" % zlib.crc32(name_bytes)
     claim = socket.socket(socket.AF_UNIX)
     try:
         # Abstract: nothing of it is left behind.
-        claim.bind(os.fsencode(f"\0litefs:{status.st_dev}:{status.st_ino}:{name}")[:CLAIM_BYTES_MAX])
+        claim.bind(b"\0litefs:%d:%d:%b" % (status.st_dev, status.st_ino, name_bytes))
     except OSError as error:
         claim.close()
         if error.errno != errno.EADDRINUSE:

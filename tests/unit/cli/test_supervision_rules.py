@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -141,3 +142,15 @@ reap_orphans(set())
 
 def test_orphans_are_reaped_and_known_children_are_not() -> None:
     subprocess.run([sys.executable, "-c", ORPHANS], check=True, timeout=20, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+def test_directories_are_told_apart_however_long_their_names_are(tmp_path: Path) -> None:
+    names = ["x", *(prefix + end for prefix in ("n" * 48, "n" * 200) for end in ("", "1", "2"))]
+    claims = [supervisor._claim(str(tmp_path / name)) for name in names]
+    try:
+        for name in names:
+            with pytest.raises(OSError, match="another LiteFS uses this directory"):
+                supervisor._claim(str(tmp_path / name))
+    finally:
+        for each in claims:
+            each.close()
