@@ -1,6 +1,7 @@
-"""Request bodies read within bounds: how many bytes, and how long a peer may be silent."""
+"""Request bodies read within bounds: how many bytes, and how long a peer may be silent or drip."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
@@ -10,6 +11,10 @@ from litefs.http.errors import OversizeError, SlowPeerError
 RECEIVE_DEADLINE_S = 30.0
 """Longest silence in the middle of a body; as long as a peer may take to read from us."""
 
+RECEIVE_BYTES_MIN = 32 << 10
+"""Who sends less than this in `RECEIVE_DEADLINE_S` of our waiting will never be done: the rule of an image that drips
+(`node/stream_intake.py`)."""
+
 WHOLE_BODY_DEADLINE_S = 30.0
 """For a body that is held in memory: a few megabytes, of which none need drip in."""
 
@@ -18,18 +23,24 @@ async def body_chunks(request: Request) -> AsyncIterator[bytes]:
     """Yields the body as it arrives.
 
     Raises:
-        SlowPeerError: nothing came for `RECEIVE_DEADLINE_S` seconds.
+        SlowPeerError: fewer than `RECEIVE_BYTES_MIN` bytes came in `RECEIVE_DEADLINE_S` seconds of waiting.
         starlette.requests.ClientDisconnect: the peer went away.
     """
     stream = request.stream()
+    waited_s, received_bytes = 0.0, 0
     while True:
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(RECEIVE_DEADLINE_S):
+            async with asyncio.timeout(RECEIVE_DEADLINE_S - waited_s):
                 chunk = await anext(stream)
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise SlowPeerError(f"the body stalled for {RECEIVE_DEADLINE_S} s") from None
+            raise SlowPeerError(f"{received_bytes} bytes of the body in {RECEIVE_DEADLINE_S} s") from None
+        waited_s += time.monotonic() - began
+        received_bytes += len(chunk)
+        if received_bytes >= RECEIVE_BYTES_MIN:
+            waited_s, received_bytes = 0.0, 0
         if chunk:
             yield chunk
 
@@ -39,7 +50,7 @@ async def whole_body(request: Request, bytes_max: int) -> bytes:
 
     Raises:
         OversizeError: it is larger than `bytes_max`.
-        SlowPeerError: nothing came for `RECEIVE_DEADLINE_S` seconds, or not all in `WHOLE_BODY_DEADLINE_S`.
+        SlowPeerError: it was not there within `WHOLE_BODY_DEADLINE_S` seconds, or as in `body_chunks`.
         starlette.requests.ClientDisconnect: the peer went away.
     """
     length = request.headers.get("content-length", "")

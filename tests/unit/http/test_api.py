@@ -392,7 +392,7 @@ def test_a_cut_file_is_not_imported_and_leaves_nothing_behind(
     content = _sqlite_file(tmp_path / "source.db")
     assert served.request("POST", "/import?name=a.db", content[:cut]).status == 500
     assert "a.db" not in node.all
-    assert not list((node.data_dir / "dbs").rglob("database*")) if (node.data_dir / "dbs").exists() else True
+    assert not list(node.data_dir.rglob("incoming-*"))
 
 
 def test_a_client_that_leaves_during_an_import_leaves_nothing_behind(

@@ -1,5 +1,6 @@
 """What a peer may do to the server, byte by byte, and what it may not."""
 
+import contextlib
 import socket
 import time
 from pathlib import Path
@@ -145,19 +146,54 @@ def test_a_body_that_stalls_is_refused(calm: Served, monkeypatch: pytest.MonkeyP
     assert answer.startswith(b"HTTP/1.1 408")
 
 
-def test_an_import_that_stalls_leaves_nothing_behind(
-    tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bodies, "RECEIVE_DEADLINE_S", 0.05)
+def _begin_import(connection: socket.socket) -> None:
     header = bytes.fromhex("53514c69746520666f726d6174203300 1000 0101 00402020 00000001 00000009").ljust(92, b"\0")
     header += bytes.fromhex("00000001 00000000")
     assert len(header) == 100
-    answer = _exchange(
-        served,
-        b"POST /import?name=a.db HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 36864\r\n\r\n" + header,
+    connection.sendall(
+        b"POST /import?name=a.db HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 36864\r\n\r\n" + header
     )
-    assert answer.startswith(b"HTTP/1.1 408")
-    assert not list(tmp_path.rglob("*.incoming"))
+
+
+def test_an_import_that_stalls_leaves_nothing_behind(
+    tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "RECEIVE_DEADLINE_S", 0.5)
+    with served.connect() as connection:
+        _begin_import(connection)
+        eventually(lambda: list(tmp_path.rglob("incoming-*")))
+        assert _rest(connection).startswith(b"HTTP/1.1 408")
+    assert not list(tmp_path.rglob("incoming-*"))
+
+
+def test_an_import_that_drips_is_given_up(tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "RECEIVE_DEADLINE_S", 0.5)
+    with served.connect() as connection:
+        _begin_import(connection)
+        connection.settimeout(0.02)
+        received = b""
+        for _ in range(5_000):
+            connection.sendall(b"\0")
+            with contextlib.suppress(TimeoutError):
+                received = connection.recv(4096)
+                break
+    assert received.startswith(b"HTTP/1.1 408")
+    assert not list(tmp_path.rglob("incoming-*"))
+
+
+def test_an_import_may_take_long_if_it_goes_on(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "RECEIVE_DEADLINE_S", 2.0)
+    monkeypatch.setattr(bodies, "RECEIVE_BYTES_MIN", 512)
+    with served.connect() as connection:
+        _begin_import(connection)
+        began = time.monotonic()
+        left = 36864 - 100
+        while left and time.monotonic() < began + 2.5:
+            connection.sendall(bytes(100))
+            left -= 100
+            time.sleep(0.02)
+        connection.sendall(bytes(left))
+        assert _rest(connection).startswith(b"HTTP/1.1 200")
 
 
 def test_a_follower_that_reads_nothing_is_dropped_and_its_snapshot_closed(
