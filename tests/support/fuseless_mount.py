@@ -22,12 +22,13 @@ from litefs.filesystem.loop import Loop
 from litefs.filesystem.operations import Operations
 from litefs.filesystem.special_files import ClusterView
 from litefs.formats.journal import JournalWriter
-from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, encode_frame_header
+from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader
 from litefs.storage.data_dir import DataDir
 from litefs.storage.database import CommitGate, Database, StoreSettings
 from litefs.storage.disk import Buffer, Disk
 from litefs.storage.store import Store
 from tests.support.sqlite_player import PAGE_SIZE, page_one
+from tests.support.wal_frames import encode_frame_header
 
 T = TypeVar("T")
 SQLITE = os.O_RDWR | os.O_NOFOLLOW

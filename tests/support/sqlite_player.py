@@ -17,12 +17,13 @@ from enum import Enum
 from litefs.errors import CommitRefusedError
 from litefs.formats.journal import JOURNAL_HEADER_SIZE, JOURNAL_MAGIC, JournalReader, JournalWriter
 from litefs.formats.sqlite_header import DATABASE_MAGIC, page_size_of
-from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, encode_frame_header
+from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader
 from litefs.storage.disk import Disk
 from litefs.storage.scratch import ScratchFile
 from litefs.storage.served import ServedDatabase
 from litefs.storage.steps import Steps, run
 from litefs.storage.store import Store
+from tests.support.wal_frames import encode_frame_header
 
 PAGE_SIZE = 1024
 """Two sectors, so that a page can be torn."""

@@ -56,7 +56,6 @@ _LOOP_PAIRS_MAX = 8
 _WAL_HEADER = struct.Struct(">6I")
 _FRAME_HEADER = struct.Struct(">6I")
 _PAIR = struct.Struct(">2I")
-_SALTS_AND_CHECKSUM = struct.Struct(">4I")
 assert _WAL_HEADER.size + _PAIR.size == WAL_HEADER_SIZE
 assert _FRAME_HEADER.size == FRAME_HEADER_SIZE
 
@@ -147,10 +146,6 @@ def _fibonacci_pair(n: int) -> tuple[int, int]:
     return a, b
 
 
-class WalVersionError(FormatError):
-    """A valid WAL header of a version that SQLite does not know: SQLite refuses to open the database."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalHeader:
     """The header of a WAL: one generation of frames.
@@ -194,9 +189,8 @@ class WalHeader:
 
         Raises:
             NeedMoreData: fewer than 32 bytes.
-            FormatError: wrong magic or page size.
+            FormatError: wrong magic, page size or version.
             ChecksumError: the checksum does not hold.
-            WalVersionError: all is well but the version.
         """
         if len(data) < WAL_HEADER_SIZE:
             raise NeedMoreData(f"WAL header: {len(data)} of {WAL_HEADER_SIZE} bytes")
@@ -210,7 +204,7 @@ class WalHeader:
         if wal_checksum(data[: _WAL_HEADER.size], big_endian=header.big_endian) != found:
             raise ChecksumError("WAL header: wrong checksum")
         if version != WAL_VERSION:
-            raise WalVersionError(f"WAL header: version {version}")
+            raise FormatError(f"WAL header: version {version}")
         return header
 
 
@@ -245,28 +239,6 @@ class FrameHeader:
         return cls(pgno=pgno, commit=commit, salt1=salt1, salt2=salt2, checksum=(sum0, sum1))
 
 
-def encode_frame_header(
-    wal: WalHeader, previous: tuple[int, int], pgno: int, commit: int, page: bytes | bytearray | memoryview
-) -> tuple[bytes, tuple[int, int]]:
-    """Encodes the 24 bytes that go before a page.
-
-    Args:
-        wal: the header of the WAL that the frame is appended to.
-        previous: the running checksum before it: of the last frame, or `wal.checksum`.
-        pgno: number of the page.
-        commit: size of the database in pages if the frame ends a transaction, else 0.
-        page: the whole page.
-
-    Returns:
-        The header and the running checksum through this frame.
-    """
-    assert len(page) == wal.page_size, "a frame holds a whole page"
-    head = _PAIR.pack(pgno, commit)
-    s0, s1 = wal_checksum(head, *previous, big_endian=wal.big_endian)
-    s0, s1 = wal_checksum(page, s0, s1, big_endian=wal.big_endian)
-    return head + _SALTS_AND_CHECKSUM.pack(wal.salt1, wal.salt2, s0, s1), (s0, s1)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalFrame:
     """A verified frame.
@@ -286,57 +258,34 @@ class WalFrame:
     checksum: tuple[int, int]
 
 
-class WalReader:
-    """Reads the frames of a WAL that SQLite would recover, one at a time.
+def frame_offset(frame: int, page_size: int) -> int:
+    """Returns where in the file the header of 1-based `frame` begins."""
+    return WAL_HEADER_SIZE + (frame - 1) * (FRAME_HEADER_SIZE + page_size)
 
-    What SQLite ignores, the reader ignores: a WAL that is empty, short or has a wrong magic, page size or header
-    checksum has no header and no frames; the frames end at the first that does not belong or does not verify. The
-    caller ignores what follows the last commit frame.
+
+def read_frames(
+    read_at: Callable[[int, int], bytes],
+    wal: WalHeader,
+    first_frame: int = 1,
+    checksum: tuple[int, int] | None = None,
+) -> Iterator[WalFrame]:
+    """Yields the valid frames of a WAL, committed or not, up to the first that does not belong or does not verify.
+
+    Args:
+        read_at: (offset, size) → bytes of the WAL, fewer only at its end.
+        wal: its header.
+        first_frame: 1-based.
+        checksum: running checksum of the frame before; of the header if None.
     """
-
-    def __init__(self, read_at: Callable[[int, int], bytes]) -> None:
-        """Reads the header.
-
-        Args:
-            read_at: (offset, size) → bytes of the WAL, fewer only at its end.
-
-        Raises:
-            WalVersionError: a valid header of an unknown version.
-        """
-        self._read_at = read_at
-        self._header = _read_header(read_at(0, WAL_HEADER_SIZE))
-
-    @property
-    def header(self) -> WalHeader | None:
-        """The header, or None if SQLite would ignore the WAL."""
-        return self._header
-
-    def frames(self) -> Iterator[WalFrame]:
-        """Yields the valid frames from the first, committed or not."""
-        wal = self._header
-        if wal is None:
+    frame, running = first_frame, wal.checksum if checksum is None else checksum
+    size = FRAME_HEADER_SIZE + wal.page_size
+    while len(data := read_at(frame_offset(frame, wal.page_size), size)) == size:
+        header, page = FrameHeader.decode(data), data[FRAME_HEADER_SIZE:]
+        if (header.salt1, header.salt2) != (wal.salt1, wal.salt2) or header.pgno == 0:
             return
-        size, checksum, frame = FRAME_HEADER_SIZE + wal.page_size, wal.checksum, 0
-        while True:
-            data = self._read_at(WAL_HEADER_SIZE + frame * size, size)
-            if len(data) < size:
-                return
-            header = FrameHeader.decode(data)
-            if (header.salt1, header.salt2) != (wal.salt1, wal.salt2) or header.pgno == 0:
-                return
-            page = data[FRAME_HEADER_SIZE:]
-            checksum = wal_checksum(data[:8], *checksum, big_endian=wal.big_endian)
-            checksum = wal_checksum(page, *checksum, big_endian=wal.big_endian)
-            if checksum != header.checksum:
-                return
-            frame += 1
-            yield WalFrame(frame=frame, pgno=header.pgno, commit=header.commit, page=page, checksum=checksum)
-
-
-def _read_header(data: bytes) -> WalHeader | None:
-    try:
-        return WalHeader.decode(data)
-    except WalVersionError:
-        raise
-    except (NeedMoreData, FormatError):
-        return None
+        running = wal_checksum(data[:8], *running, big_endian=wal.big_endian)
+        running = wal_checksum(page, *running, big_endian=wal.big_endian)
+        if running != header.checksum:
+            return
+        yield WalFrame(frame=frame, pgno=header.pgno, commit=header.commit, page=page, checksum=running)
+        frame += 1

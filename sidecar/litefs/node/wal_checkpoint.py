@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from litefs.errors import LockHeldError
-from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE
+from litefs.formats.wal import FRAME_HEADER_SIZE, frame_offset
 from litefs.formats.wal_index import READ_MARK_N, READ_MARK_UNUSED
 from litefs.node import locks
 from litefs.node.mounted_database import MountedDatabase, Page
@@ -102,10 +102,9 @@ class Checkpoint:
     def _pages(self, first_frame: int, last_frame: int) -> Iterator[Page]:
         """Yields the newest content of each page, ascending, without those that the database was cut by."""
         frames = dict(zip(self.index.pgnos(first_frame, last_frame), range(first_frame, last_frame + 1), strict=True))
-        stride = FRAME_HEADER_SIZE + self.page_size
         for pgno in sorted(frames):
             if pgno <= self.page_n:
-                offset = WAL_HEADER_SIZE + (frames[pgno] - 1) * stride + FRAME_HEADER_SIZE
+                offset = frame_offset(frames[pgno], self.page_size) + FRAME_HEADER_SIZE
                 yield pgno, os.pread(self.wal_fd, self.page_size, offset)
 
     def _lock(self, lock_range: locks.LockRange, deadline: float) -> bool:

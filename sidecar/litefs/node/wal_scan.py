@@ -1,8 +1,8 @@
 """Reads a WAL file forward from any frame, to find what is committed in it.
 
-Strategy: a frame counts if its salts and its running checksum match; a transaction counts if its commit frame does.
-The running checksum at the start comes from the WAL header or from the wal-index, so that a long WAL whose
-beginning is known need not be read again.
+Strategy: which frames are valid is for `read_frames` to say; a transaction counts if its commit frame does. The running
+checksum at the start comes from the WAL header or from the wal-index, so that a long WAL whose beginning is known need
+not be read again.
 
 Source: SQLite 3.40, wal.c (walIndexRecover, walDecodeFrame).
 """
@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 
 from litefs.errors import FormatError, NeedMoreData
-from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, FrameHeader, WalHeader, wal_checksum
+from litefs.formats.wal import WAL_HEADER_SIZE, WalHeader, read_frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +37,8 @@ def read_header(fd: int) -> WalHeader | None:
         return None
 
 
-def frame_offset(frame: int, page_size: int) -> int:
-    """Returns where in the file the header of 1-based `frame` begins."""
-    return WAL_HEADER_SIZE + (frame - 1) * (FRAME_HEADER_SIZE + page_size)
-
-
 def scan(fd: int, wal: WalHeader, first_frame: int = 1, checksum: tuple[int, int] | None = None) -> Committed:
-    """Reads valid frames from `first_frame` on.
+    """Finds what is committed from `first_frame` on.
 
     Args:
         fd: the WAL.
@@ -51,21 +46,10 @@ def scan(fd: int, wal: WalHeader, first_frame: int = 1, checksum: tuple[int, int
         first_frame: 1-based.
         checksum: running checksum of the frame before; of the header if None.
     """
-    running = wal.checksum if checksum is None else checksum
-    size = FRAME_HEADER_SIZE + wal.page_size
-    offset = frame_offset(first_frame, wal.page_size)
     pgnos: list[int] = []
-    committed_n, page_n, committed = 0, 0, running
-    while len(data := os.pread(fd, size, offset)) == size:
-        header = FrameHeader.decode(data)
-        if (header.salt1, header.salt2) != (wal.salt1, wal.salt2) or header.pgno == 0:
-            break
-        running = wal_checksum(data[:8], *running, big_endian=wal.big_endian)
-        running = wal_checksum(memoryview(data)[FRAME_HEADER_SIZE:], *running, big_endian=wal.big_endian)
-        if running != header.checksum:
-            break
-        pgnos.append(header.pgno)
-        offset += size
-        if header.commit:
-            committed_n, page_n, committed = len(pgnos), header.commit, running
+    committed_n, page_n, committed = 0, 0, wal.checksum if checksum is None else checksum
+    for frame in read_frames(lambda offset, size: os.pread(fd, size, offset), wal, first_frame, checksum):
+        pgnos.append(frame.pgno)
+        if frame.commit:
+            committed_n, page_n, committed = len(pgnos), frame.commit, frame.checksum
     return Committed(pgnos=pgnos[:committed_n], page_n=page_n, checksum=committed)

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from litefs.errors import FormatError, LockHeldError
-from litefs.formats.wal import WalHeader, wal_checksum
+from litefs.formats.wal import WalHeader, frame_offset, wal_checksum
 from litefs.formats.wal_index import READ_MARK_N, READ_MARK_UNUSED, WalIndexHeader
 from litefs.node import locks, wal_scan
 from litefs.node.mounted_database import FILE_MODE, RUN_BYTES_MAX, MountedDatabase, Page, write_fully
@@ -64,11 +64,7 @@ def _salts(wal: WalHeader) -> bytes:
 
 
 class WalWriter:
-    """The one writer of a database's WAL. Not thread-safe: it belongs to the applier's thread.
-
-    Attributes:
-        mx_frame: frames in the WAL that readers see.
-    """
+    """The one writer of a database's WAL. Not thread-safe: it belongs to the applier's thread."""
 
     def __init__(self, database: MountedDatabase, hook: Callable[[str], None] = _no_hook) -> None:
         """Args: database: stays the caller's; hook: called at named points, so that a test can die there."""
@@ -191,7 +187,7 @@ class WalWriter:
             return header
         if wal is None or _salts(wal) != header.salts or wal.page_size != header.page_size:
             return None
-        if os.fstat(self._wal_fd).st_size < wal_scan.frame_offset(header.mx_frame + 1, header.page_size):
+        if os.fstat(self._wal_fd).st_size < frame_offset(header.mx_frame + 1, header.page_size):
             return None
         return header
 
@@ -318,7 +314,7 @@ class WalWriter:
             buffers.append(data)
             pgnos.append(pgno)
             if page is None or len(pgnos) == batch_max:
-                write_fully(self._wal_fd, buffers, wal_scan.frame_offset(frame, self._page_size))
+                write_fully(self._wal_fd, buffers, frame_offset(frame, self._page_size))
                 self._hook("frames-written")
                 index.append(frame, pgnos)
                 frame += len(pgnos)
@@ -387,7 +383,7 @@ class WalWriter:
         return True
 
     def _reset(self, index: WalIndexMap) -> None:
-        used = wal_scan.frame_offset(self._mx_frame + 1, self._page_size)
+        used = frame_offset(self._mx_frame + 1, self._page_size)
         index.backfilled_n = 0
         index.set_backfill_attempted(0)
         index.set_read_mark(1, 0)

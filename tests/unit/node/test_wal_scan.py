@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from litefs.formats.wal import WAL_HEADER_SIZE, wal_checksum
-from litefs.node.wal_scan import Committed, frame_offset, read_header, scan
+from litefs.formats.wal import WAL_HEADER_SIZE, frame_offset, wal_checksum
+from litefs.node.wal_scan import Committed, read_header, scan
 from tests.unit.node.wal_world import WalWorld, apply, wal_world
 
 PAGE_SIZE = 512

@@ -6,12 +6,13 @@ import random
 import pytest
 
 from litefs.errors import CommitRefusedError, NotPrimaryError
-from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, WalReader, encode_frame_header
+from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, WalHeader, read_frames
 from litefs.storage.steps import run
 from litefs.storage.transaction import Change
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.sqlite_player import PAGE_SIZE, Player, go_on
 from tests.support.storage_world import World
+from tests.support.wal_frames import encode_frame_header
 from tests.unit.storage.replica import ModelReplica
 
 FRAME_SIZE = FRAME_HEADER_SIZE + PAGE_SIZE
@@ -183,11 +184,11 @@ def test_a_recovery_of_the_wal_does_not_find_what_was_refused(
     for _ in range(2):
         with pytest.raises(NotPrimaryError):
             write(player, offset + cut, data[cut:])
-    assert not [found for found in WalReader(player.served.wal.read).frames() if found.commit]
+    assert not [found for found in read_frames(player.served.wal.read, HEADER) if found.commit]
     world.gate.primary_until = until
     write(player, offset + cut, data[cut:])
     assert world.database().txid == 3
-    assert len(list(WalReader(player.served.wal.read).frames())) == page_n
+    assert len(list(read_frames(player.served.wal.read, HEADER))) == page_n
 
 
 def test_a_transaction_without_net_change_succeeds_on_a_replica_too(world: World, player: Player) -> None:
@@ -214,7 +215,7 @@ def test_a_commit_in_the_wal_of_a_database_that_was_made_anew_with_other_pages_i
     world.database().learn_page_size(2 * PAGE_SIZE)
     with pytest.raises(CommitRefusedError, match="another page size"):
         write(player, at(1), frame(3, 4, page(2)))
-    assert not [found for found in WalReader(player.served.wal.read).frames() if found.commit]
+    assert not [found for found in read_frames(player.served.wal.read, HEADER) if found.commit]
 
 
 def test_a_commit_that_waited_for_room_in_the_log_while_its_database_was_dropped_is_refused(
