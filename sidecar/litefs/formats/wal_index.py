@@ -42,17 +42,12 @@ from litefs.formats.wal import WAL_VERSION, wal_checksum
 
 REGION_SIZE = 32768
 INDEX_HEADER_SIZE = 48
-HEADER_COPY_OFFSETS = (0, INDEX_HEADER_SIZE)
-CHECKPOINT_INFO_OFFSET = 96
-CHECKPOINT_INFO_SIZE = 24
 BACKFILL_OFFSET = 96
 READ_MARKS_OFFSET = 100
 READ_MARK_N = 5
 READ_MARK_UNUSED = 0xFFFFFFFF
-LOCK_OFFSET = 120
 LOCK_WRITE = 120
 LOCK_CHECKPOINT = 121
-LOCK_RECOVER = 122
 LOCK_READ0 = 123
 LOCK_DMS = 128
 BACKFILL_ATTEMPTED_OFFSET = 128
@@ -68,9 +63,7 @@ _HASH_FACTOR = 383
 _BIG_ENDIAN_MACHINE = sys.byteorder == "big"
 _HEADER = struct.Struct("=IIIBBHII2I8s")
 _CHECKSUM = struct.Struct("=2I")
-_CHECKPOINT = struct.Struct("=6I")
 assert _HEADER.size + _CHECKSUM.size == INDEX_HEADER_SIZE
-assert _CHECKPOINT.size == CHECKPOINT_INFO_SIZE
 assert REGION0_FRAME_N == 4062
 
 
@@ -143,35 +136,6 @@ class WalIndexHeader:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointInfo:
-    """Bytes 96 to 119 of the wal-index.
-
-    Attributes:
-        backfill: frames that a checkpoint has copied into the database.
-        read_marks: five marks; mark 0 is 0, an unused one is `READ_MARK_UNUSED`.
-    """
-
-    backfill: int
-    read_marks: tuple[int, int, int, int, int]
-
-    def encode(self) -> bytes:
-        """Returns the 24 bytes."""
-        return _CHECKPOINT.pack(self.backfill, *self.read_marks)
-
-    @classmethod
-    def decode(cls, data: bytes | bytearray | memoryview) -> "CheckpointInfo":
-        """Reads the 24 bytes at the start of `data` (not of the file: the caller cuts at `CHECKPOINT_INFO_OFFSET`).
-
-        Raises:
-            NeedMoreData: fewer than 24 bytes.
-        """
-        if len(data) < CHECKPOINT_INFO_SIZE:
-            raise NeedMoreData(f"checkpoint info: {len(data)} of {CHECKPOINT_INFO_SIZE} bytes")
-        backfill, mark0, mark1, mark2, mark3, mark4 = _CHECKPOINT.unpack_from(data)
-        return cls(backfill=backfill, read_marks=(mark0, mark1, mark2, mark3, mark4))
-
-
 def frame_region(frame: int) -> tuple[int, int]:
     """Returns where a frame is indexed.
 
@@ -195,21 +159,6 @@ def region_first_frame(region: int) -> int:
 def region_frame_n(region: int) -> int:
     """Returns how many frames a region indexes."""
     return REGION_FRAME_N if region else REGION0_FRAME_N
-
-
-def pgno_offset(region: int, index: int) -> int:
-    """Returns the offset in the `-shm` file of the page number of a frame.
-
-    Args:
-        region: 0-based.
-        index: 1-based within the region.
-    """
-    return region * REGION_SIZE + (0 if region else PGNO_OFFSET) + 4 * (index - 1)
-
-
-def hash_offset(region: int, slot: int) -> int:
-    """Returns the offset in the `-shm` file of a hash slot, 0-based within the region."""
-    return region * REGION_SIZE + HASH_OFFSET + 2 * slot
 
 
 def hash_slot(pgno: int) -> int:

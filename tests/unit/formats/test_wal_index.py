@@ -11,33 +11,24 @@ from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE, FrameHeader, 
 from litefs.formats.wal_index import (
     BACKFILL_ATTEMPTED_OFFSET,
     BACKFILL_OFFSET,
-    CHECKPOINT_INFO_OFFSET,
-    CHECKPOINT_INFO_SIZE,
     HASH_OFFSET,
-    HASH_SLOT_N,
-    HEADER_COPY_OFFSETS,
     INDEX_HEADER_SIZE,
     LOCK_CHECKPOINT,
     LOCK_DMS,
-    LOCK_OFFSET,
     LOCK_READ0,
-    LOCK_RECOVER,
     LOCK_WRITE,
     READ_MARK_N,
-    READ_MARK_UNUSED,
     READ_MARKS_OFFSET,
     REGION0_FRAME_N,
     REGION_FRAME_N,
     REGION_SIZE,
-    CheckpointInfo,
     WalIndexHeader,
     frame_region,
-    hash_offset,
     hash_slot,
-    pgno_offset,
     region_first_frame,
     region_frame_n,
 )
+from tests.support.wal_index_search import frames_of, pgno_offset, slot_offsets
 from tests.unit.formats import golden
 from tests.unit.formats.golden import flipped_bits
 
@@ -70,20 +61,6 @@ HEADERS = [
 
 def shm(name: str) -> bytes:
     return gzip.decompress(golden.read(f"sqlite/{name}/db-shm.gz"))
-
-
-def lookup(index: bytes, pgno: int, mx_frame: int) -> int:
-    """Returns the last frame that holds a page, 0 if none, searched for as SQLite does."""
-    for region in range(frame_region(mx_frame)[0], -1, -1):
-        found, slot = 0, hash_slot(pgno)
-        while entry := struct.unpack_from("=H", index, hash_offset(region, slot))[0]:
-            frame = region_first_frame(region) + entry - 1
-            if struct.unpack_from("=I", index, pgno_offset(region, entry))[0] == pgno and frame <= mx_frame:
-                found = frame
-            slot = (slot + 1) % HASH_SLOT_N
-        if found:
-            return found
-    return 0
 
 
 @pytest.mark.parametrize("header", HEADERS)
@@ -123,16 +100,6 @@ def test_header_says_why_it_is_refused() -> None:
         WalIndexHeader.decode(other)
 
 
-def test_checkpoint_info_both_ways() -> None:
-    info = CheckpointInfo(backfill=5, read_marks=(0, 7, READ_MARK_UNUSED, 3, READ_MARK_UNUSED))
-    data = info.encode()
-    assert len(data) == CHECKPOINT_INFO_SIZE
-    assert CheckpointInfo.decode(data + b"tail") == info
-    for size in range(CHECKPOINT_INFO_SIZE):
-        with pytest.raises(NeedMoreData):
-            CheckpointInfo.decode(data[:size])
-
-
 def test_frames_lie_in_regions() -> None:
     assert frame_region(1) == (0, 1)
     assert frame_region(4062) == (0, 4062)
@@ -150,13 +117,13 @@ def test_page_numbers_and_hash_slots_fill_a_region_without_overlap() -> None:
     assert pgno_offset(0, 1) == 136
     assert pgno_offset(0, REGION0_FRAME_N) + 4 == HASH_OFFSET
     assert pgno_offset(1, 1) == REGION_SIZE
-    assert pgno_offset(1, REGION_FRAME_N) + 4 == REGION_SIZE + HASH_OFFSET == hash_offset(1, 0)
-    assert hash_offset(0, HASH_SLOT_N - 1) + 2 == REGION_SIZE
+    assert pgno_offset(1, REGION_FRAME_N) + 4 == REGION_SIZE + HASH_OFFSET == slot_offsets(1)[0]
+    assert slot_offsets(0).stop == REGION_SIZE
 
 
 def test_lock_bytes_and_marks_lie_where_sqlite_has_them() -> None:
-    assert (BACKFILL_OFFSET, READ_MARKS_OFFSET, READ_MARKS_OFFSET + 4 * READ_MARK_N) == (96, 100, LOCK_OFFSET)
-    assert (LOCK_WRITE, LOCK_CHECKPOINT, LOCK_RECOVER, LOCK_READ0, LOCK_DMS) == (120, 121, 122, 123, 128)
+    assert (BACKFILL_OFFSET, READ_MARKS_OFFSET, READ_MARKS_OFFSET + 4 * READ_MARK_N) == (96, 100, LOCK_WRITE)
+    assert (LOCK_WRITE, LOCK_CHECKPOINT, LOCK_READ0, LOCK_DMS) == (120, 121, 123, 128)
 
 
 def test_hash_is_that_of_sqlite() -> None:
@@ -167,7 +134,7 @@ def test_hash_is_that_of_sqlite() -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_reads_the_wal_index_that_sqlite_left(name: str) -> None:
     index, expected = shm(name), CASES[name]["shm"]
-    first, second = (index[offset : offset + INDEX_HEADER_SIZE] for offset in HEADER_COPY_OFFSETS)
+    first, second = index[:INDEX_HEADER_SIZE], index[INDEX_HEADER_SIZE : 2 * INDEX_HEADER_SIZE]
     assert first == second
     header = WalIndexHeader.decode(first)
     assert header.encode() == first
@@ -177,13 +144,13 @@ def test_reads_the_wal_index_that_sqlite_left(name: str) -> None:
     assert header.mx_frame == expected["mxFrame"]
     assert header.page_n == expected["nPage"]
     assert header.frame_checksum == (expected["aFrameCksum0"], expected["aFrameCksum1"])
-    info = CheckpointInfo.decode(index[CHECKPOINT_INFO_OFFSET:])
     if "nBackfill" in expected:
-        assert info.backfill == expected["nBackfill"]
-        assert [f"{mark:08x}" for mark in info.read_marks] == expected["aReadMark"]
+        assert struct.unpack_from("=I", index, BACKFILL_OFFSET)[0] == expected["nBackfill"]
+        marks = struct.unpack_from(f"={READ_MARK_N}I", index, READ_MARKS_OFFSET)
+        assert [f"{mark:08x}" for mark in marks] == expected["aReadMark"]
         attempted = struct.unpack_from("=I", index, BACKFILL_ATTEMPTED_OFFSET)[0]
         assert attempted == expected["nBackfillAttempted"]
-    assert index[LOCK_OFFSET : LOCK_OFFSET + 8] == bytes(8)
+    assert index[LOCK_WRITE : LOCK_READ0 + READ_MARK_N] == bytes(8)
 
 
 @golden_order
@@ -205,7 +172,7 @@ def test_the_wal_index_agrees_with_its_wal(name: str) -> None:
             assert header.frame_checksum == decoded.checksum
             assert header.page_n == decoded.commit
     for pgno in range(1, 12):
-        assert lookup(index, pgno, header.mx_frame) == last.get(pgno, 0)
+        assert frames_of(index, pgno, header.mx_frame)[-1:] == ([last[pgno]] if pgno in last else [])
 
 
 def test_finds_pages_in_an_index_of_several_regions_as_sqlite_left_it(tmp_path: Path) -> None:
@@ -227,5 +194,5 @@ def test_finds_pages_in_an_index_of_several_regions_as_sqlite_left_it(tmp_path: 
         for frame in range(1, header.mx_frame + 1)
     }
     assert len(last) == header.page_n
-    assert all(lookup(index, pgno, header.mx_frame) == frame for pgno, frame in last.items())
-    assert lookup(index, header.page_n + 1, header.mx_frame) == 0
+    assert all(frames_of(index, pgno, header.mx_frame)[-1] == frame for pgno, frame in last.items())
+    assert frames_of(index, header.page_n + 1, header.mx_frame) == []

@@ -8,7 +8,8 @@ import pytest
 
 from litefs.formats.wal_index import REGION0_FRAME_N, REGION_FRAME_N, REGION_SIZE, WalIndexHeader
 from litefs.node.wal_index_map import Region, WalIndexMap
-from tests.unit.node.wal_world import apply, check_index, lookup, numbers, query, wal_world
+from tests.support.wal_index_search import frames_of
+from tests.unit.node.wal_world import apply, check_index, numbers, query, wal_world
 
 SALTS = b"saltsalt"
 FIRST, SECOND = REGION0_FRAME_N, REGION0_FRAME_N + REGION_FRAME_N
@@ -96,7 +97,7 @@ def test_a_page_that_is_written_again_and_again_is_found_in_each_frame(index: In
 def test_pages_that_share_a_slot_are_told_apart(index: Index) -> None:
     index.append([1, 1 + 8192, 1 + 2 * 8192, 1, 8193])
     index.check()
-    assert lookup(index.path.read_bytes(), 8193, 5) == [2, 5]
+    assert frames_of(index.path.read_bytes(), 8193, 5) == [2, 5]
 
 
 @pytest.mark.parametrize("left", [1, 3, 300, FIRST + 5, SECOND + 5])

@@ -16,21 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from litefs.formats.wal import FRAME_HEADER_SIZE, WAL_HEADER_SIZE
-from litefs.formats.wal_index import (
-    BACKFILL_OFFSET,
-    HASH_SLOT_N,
-    INDEX_HEADER_SIZE,
-    REGION_SIZE,
-    WalIndexHeader,
-    frame_region,
-    hash_offset,
-    hash_slot,
-    pgno_offset,
-    region_frame_n,
-)
+from litefs.formats.wal_index import BACKFILL_OFFSET, INDEX_HEADER_SIZE, WalIndexHeader, frame_region
 from litefs.node.mounted_database import MountedDatabase
 from litefs.node.wal_writer import WalWriter
 from tests.support.sql_client import Rows, SqlProcess
+from tests.support.wal_index_search import frames_of, pgno_offset, slot_offsets
 from tests.unit.node.recorder import Recorder, Transaction
 
 Hook = Callable[[str], None]
@@ -226,24 +216,7 @@ def check_index(shm: bytes, wal: bytes) -> None:
         assert entered == pgno, f"frame {frame} is entered under another page"
         found.setdefault(pgno, []).append(frame)
     for pgno, frames in found.items():
-        assert lookup(shm, pgno, header.mx_frame) == frames, f"the hash does not lead to the frames of page {pgno}"
+        assert frames_of(shm, pgno, header.mx_frame) == frames, f"the hash does not lead to the frames of page {pgno}"
     region_n = frame_region(header.mx_frame)[0] + 1 if header.mx_frame else 0
-    used = sum(_u16(shm, hash_offset(region, slot)) != 0 for region in range(region_n) for slot in range(HASH_SLOT_N))
+    used = sum(any(shm[at : at + 2]) for region in range(region_n) for at in slot_offsets(region))
     assert used == header.mx_frame, "slots lead to frames that do not count"
-
-
-def lookup(shm: bytes, pgno: int, mx_frame: int) -> list[int]:
-    """Returns the frames of a page as a reader finds them: each region's chain from the page's slot on."""
-    frames = []
-    for region in range(len(shm) // REGION_SIZE):
-        slot, first = hash_slot(pgno), sum(map(region_frame_n, range(region)))
-        while index := _u16(shm, hash_offset(region, slot)):
-            at = pgno_offset(region, index)
-            if first + index <= mx_frame and int.from_bytes(shm[at : at + 4], sys.byteorder) == pgno:
-                frames.append(first + index)
-            slot = (slot + 1) % HASH_SLOT_N
-    return sorted(frames)
-
-
-def _u16(shm: bytes, offset: int) -> int:
-    return int.from_bytes(shm[offset : offset + 2], sys.byteorder)
