@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from litefs.filesystem.inodes import Inode, Kind
-from litefs.formats.position import Checksum, Pos, Txid, format_pos
+from litefs.formats.position import Checksum, Pos, Txid
 
 LAG_SIZE = 11
 NOT_READY_LAG_MS = 2147483647
@@ -42,7 +42,7 @@ def special_content(inode: Inode, view: ClusterView) -> bytes:
     """Returns what a special file holds right now."""
     if inode.kind is Kind.POS and inode.served is not None:
         txid, checksum = inode.served.database.shown_position
-        return format_pos(Pos(txid=Txid(txid), checksum=Checksum(checksum))).encode() + b"\n"
+        return str(Pos(txid=Txid(txid), checksum=Checksum(checksum))).encode() + b"\n"
     if inode.kind is Kind.LAG:
         return view.lag_text()[:LAG_SIZE]
     if inode.kind is Kind.PRIMARY:

@@ -6,11 +6,8 @@ Text form: 16 hex digits, a slash, 16 hex digits, both zero for a database that 
 Source: superfly/ltx v0.3.14.
 """
 
-import re
 from dataclasses import dataclass
 from typing import NewType
-
-from litefs.errors import FormatError
 
 Txid = NewType("Txid", int)
 """A transaction number, 1 and up, one higher per commit; 0 means "before the first"."""
@@ -27,8 +24,6 @@ NodeId = NewType("NodeId", int)
 NO_NODE = NodeId(0)
 """Stands where no node is meant."""
 
-_TEXT = re.compile(r"([0-9a-fA-F]{16})/([0-9a-fA-F]{16})", re.ASCII)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pos:
@@ -41,25 +36,9 @@ class Pos:
     checksum: Checksum
 
     def __str__(self) -> str:
-        return format_pos(self)
+        """Returns the 33 characters of the text form, in lower case."""
+        return f"{self.txid:016x}/{self.checksum:016x}"
 
 
 ZERO_POS = Pos(txid=Txid(0), checksum=Checksum(0))
 """The position of a database that was never written."""
-
-
-def format_pos(pos: Pos) -> str:
-    """Returns the 33 characters of a position's text form, in lower case."""
-    return f"{pos.txid:016x}/{pos.checksum:016x}"
-
-
-def parse_pos(text: str) -> Pos:
-    """Reads the text form of a position.
-
-    Raises:
-        FormatError: it is not 16 hex digits, a slash and 16 hex digits.
-    """
-    match = _TEXT.fullmatch(text)
-    if match is None:
-        raise FormatError(f"not a position: {text[:64]!r}")
-    return Pos(txid=Txid(int(match[1], 16)), checksum=Checksum(int(match[2], 16)))

@@ -7,7 +7,6 @@ r"""The first 100 bytes of an SQLite database, as far as replication reads them.
     19     1    read_version: likewise
     24     4    change_counter
     28     4    page_n: size of the database in pages; may be stale, see `version_valid_for`
-    40     4    schema_cookie
     92     4    version_valid_for: the change counter at which page_n was right
 
 All integers are big-endian.
@@ -26,7 +25,7 @@ WAL_VERSION_BYTE = 2
 PAGE_SIZES = frozenset(1 << n for n in range(9, 17))
 """512 … 65536, the page sizes of SQLite."""
 
-_HEADER = struct.Struct(">16sHBB4xII8xI48xI")
+_HEADER = struct.Struct(">16sHBB4xII60xI")
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
 assert _HEADER.size == 96
@@ -42,7 +41,6 @@ class SqliteHeader:
         read_version: 1 rollback journal, 2 WAL.
         change_counter: incremented by each commit in rollback mode.
         page_n: size of the database in pages, as the header has it.
-        schema_cookie: incremented by each change of the schema.
         version_valid_for: the change counter when page_n was written.
     """
 
@@ -51,7 +49,6 @@ class SqliteHeader:
     read_version: int
     change_counter: int
     page_n: int
-    schema_cookie: int
     version_valid_for: int
 
     @property
@@ -73,7 +70,7 @@ class SqliteHeader:
         """
         if len(data) < DATABASE_HEADER_SIZE:
             raise FormatError(f"database header: {len(data)} of {DATABASE_HEADER_SIZE} bytes")
-        magic, size, write_version, read_version, counter, page_n, cookie, valid_for = _HEADER.unpack_from(data)
+        magic, size, write_version, read_version, counter, page_n, valid_for = _HEADER.unpack_from(data)
         if magic != DATABASE_MAGIC:
             raise FormatError("no SQLite database: wrong magic")
         page_size = 65536 if size == 1 else size
@@ -87,7 +84,6 @@ class SqliteHeader:
             read_version=read_version,
             change_counter=counter,
             page_n=page_n,
-            schema_cookie=cookie,
             version_valid_for=valid_for,
         )
 

@@ -1,7 +1,6 @@
 import pytest
 
-from litefs.errors import FormatError
-from litefs.formats.position import ZERO_POS, Checksum, Pos, Txid, format_pos, parse_pos
+from litefs.formats.position import ZERO_POS, Checksum, Pos, Txid
 
 CASES = [
     (ZERO_POS, "0000000000000000/0000000000000000"),
@@ -11,29 +10,5 @@ CASES = [
 
 
 @pytest.mark.parametrize(("pos", "text"), CASES)
-def test_text_form_both_ways(pos: Pos, text: str) -> None:
-    assert format_pos(pos) == str(pos) == text
-    assert parse_pos(text) == pos
-    assert parse_pos(text.upper()) == pos
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "0000000000000001",
-        "0000000000000001/",
-        "0000000000000001/a8097427e736b9a",
-        "0000000000000001/a8097427e736b9ab0",
-        "0000000000000001 a8097427e736b9ab",
-        "0000000000000001/a8097427e736b9ag",
-        "+000000000000001/a8097427e736b9ab",
-        "000000000000000_/a8097427e736b9ab",
-        " 000000000000001/a8097427e736b9ab",
-        "0000000000000001/a8097427e736b9ab\n",
-        "٠000000000000001/a8097427e736b9ab",
-    ],
-)
-def test_refuses_what_is_not_a_position(text: str) -> None:
-    with pytest.raises(FormatError):
-        parse_pos(text)
+def test_the_text_form_has_both_numbers_in_full(pos: Pos, text: str) -> None:
+    assert str(pos) == text
