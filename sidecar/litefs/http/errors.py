@@ -7,7 +7,7 @@ LiteFSError
 ├── DatabaseNotFoundError
 ├── OversizeError       the body is larger than this endpoint accepts
 ├── BadRequestError     the request contradicts itself or us
-├── ConflictError       another request for the same database is under way
+├── ConflictError       the same database is being replaced by somebody else
 ├── OtherClusterError   the caller belongs to another cluster than this node
 ├── TooManyStreamsError as many replicas as it can serve follow this node already
 ├── SlowPeerError       the other side neither sent nor read for longer than it may
@@ -39,7 +39,7 @@ class BadRequestError(RequestError):
 
 
 class ConflictError(RequestError):
-    """Another request for the same database is under way."""
+    """The same database is being replaced by somebody else: another import, or while it was opened. Try again."""
 
 
 class OtherClusterError(RequestError):

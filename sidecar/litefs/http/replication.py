@@ -29,7 +29,7 @@ from functools import partial
 from litefs.errors import CorruptStateError, FormatError, NotPrimaryError, PositionMismatchError
 from litefs.formats.position import ZERO_POS, Pos, Txid
 from litefs.formats.stream import DropDbFrame, EndFrame, HandoffFrame, HeartbeatFrame, ReadyFrame, encode_frame
-from litefs.http.errors import SlowPeerError
+from litefs.http.errors import ConflictError, SlowPeerError
 from litefs.http.feed import CommitFeed, Subscription
 from litefs.http.followers import Follower, Followers, FrameKind
 from litefs.http.log_images import Block, framed_images
@@ -54,6 +54,9 @@ BEHIND_DEAD_AFTER_S = 30.0
 
 SIGNS_MISSED_MAX = 4
 """Seconds without a sign of life of a follower that gave some: its process hangs, though its kernel acknowledges."""
+
+REPLACED_PAUSE_S = 0.1
+"""A replacement that took the files away from under a snapshot is known here soon: it has to sync a directory first."""
 
 LOOKED_AT_ONCE = 1000
 """Databases that a stream looks at, or tells of, before others of the process get their turn: about a millisecond."""
@@ -309,6 +312,12 @@ class ReplicationStream:
                 await pump(self._executor, blocks, take)
         except TimeoutError:
             raise SlowPeerError(f"{name}: no snapshot within {self._settings.snapshot_timeout_s} s") from None
+        except ConflictError as reason:
+            await asyncio.sleep(REPLACED_PAUSE_S)
+            if self._feed.positions.get(name) == database:
+                raise  # it is not: its files are not where they should be
+            logger.info("%s; what took its place is sent to %s", reason, self.follower.address)
+            return
         seconds = time.monotonic() - started
         megabytes = (self.follower.sent_bytes - sent_before) / 1e6
         logger.info("%s: snapshot to %s: %.1f MB in %.2f s", name, self.follower.address, megabytes, seconds)

@@ -18,10 +18,11 @@ from litefs.formats.ltx import LtxHeader
 from litefs.formats.ltx_encoder import encode_image
 from litefs.formats.position import Checksum, NodeId, Pos, Txid
 from litefs.formats.stream import CHUNK_TERMINATOR, LtxFrame, encode_chunks, encode_frame
-from litefs.http.errors import DatabaseNotFoundError
+from litefs.http.errors import ConflictError, DatabaseNotFoundError
 from litefs.http.log_images import Block
 from litefs.http.node_view import NodeView
 from litefs.link.messages import CloseSnapshot, DatabaseInfo, OpenSnapshot, Rejected, SnapshotOpened
+from litefs.storage.log_reader import LogGapError
 from litefs.storage.snapshot import SnapshotReader
 
 DROPPED_PAGE_SIZE = 4096
@@ -38,6 +39,7 @@ def framed_snapshot(node: NodeView, name: str, *, compress: bool) -> Generator[B
 
     Raises:
         DatabaseNotFoundError: it is gone; nothing was yielded.
+        ConflictError: it was replaced between two of our steps; nothing was yielded.
         LinkClosedError: the filesystem process is gone.
         CorruptStateError: what was read is not the state that it should be; the frame is not complete.
     """
@@ -89,6 +91,7 @@ def open_export(node: NodeView, name: str) -> Export:
 
     Raises:
         DatabaseNotFoundError: it is gone.
+        ConflictError: it was replaced between two of our steps.
         LinkClosedError: the filesystem process is gone.
     """
     items = _raw_database(node, name)
@@ -121,11 +124,18 @@ def _frozen(node: NodeView, name: str, *, compress: bool) -> Iterator[tuple[Snap
         raise DatabaseNotFoundError(answer.reason)
     assert isinstance(answer, SnapshotOpened), answer
     try:
-        log_dir = node.data_dir / "dbs" / name / "log"
-        reader = SnapshotReader(answer, log_dir, node.status().node_id, compress)
+        reader = _reader_of(node, answer, compress=compress)
         try:
             yield answer, reader
         finally:
             reader.close()
     finally:
         node.send(CloseSnapshot(snapshot_id=answer.snapshot_id))
+
+
+def _reader_of(node: NodeView, opened: SnapshotOpened, *, compress: bool) -> SnapshotReader:
+    log_dir = node.data_dir / "dbs" / opened.name / "log"
+    try:
+        return SnapshotReader(opened, log_dir, node.status().node_id, compress)
+    except (FileNotFoundError, LogGapError) as error:
+        raise ConflictError(f"{opened.name} was replaced while its snapshot was opened: {error}") from error

@@ -1,15 +1,19 @@
 """What a follower is sent, decided by its position."""
 
 import http.client
+import shutil
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from litefs.formats.checksum import EMPTY_DATABASE_CHECKSUM
 from litefs.formats.stream import DropDbFrame, HeartbeatFrame
 from litefs.http.log_images import BLOCK_BYTES
+from litefs.link.messages import Answer, AskCounters, OpenSnapshot, SnapshotOpened
 from tests.unit.http.fake_node import NODE_ID, FakeNode
 from tests.unit.http.serving import Image, Served, pos
 
@@ -250,6 +254,57 @@ def test_cuts_the_stream_without_end_when_a_snapshot_cannot_be_finished(node: Fa
     with served.follow() as stream, pytest.raises((ConnectionError, http.client.IncompleteRead)):
         stream.until_ready()
     assert not node.open_snapshots
+
+
+def _take_snapshots_away(node: FakeNode, monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]) -> None:
+    """Removes what the next snapshot is to be read from before anybody has opened it, and calls `then`."""
+    call = node.call
+
+    def call_once(message: OpenSnapshot | AskCounters) -> Answer:
+        answer = call(message)
+        if isinstance(answer, SnapshotOpened):
+            monkeypatch.setattr(node, "call", call)
+            shutil.rmtree(Path(answer.base_path).parent)
+            then()
+        return answer
+
+    monkeypatch.setattr(node, "call", call_once)
+
+
+def test_a_replacement_between_the_steps_of_a_snapshot_does_not_end_the_stream(
+    node: FakeNode, served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = node.create("a.db")
+    node.commit("a.db", 1, 2)
+    _take_snapshots_away(node, monkeypatch, lambda: node.commit("a.db", 2))
+    with served.follow() as stream:
+        (image,) = stream.until_ready()
+    assert (image.pos, image.pages) == (database.pos, database.pages)
+    assert not node.open_snapshots
+    assert not [record for record in caplog.records if record.levelname != "INFO"]
+
+
+def test_a_snapshot_whose_files_are_missing_ends_the_stream_with_one_line(
+    node: FakeNode, served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.create("a.db")
+    node.commit("a.db", 1, 2)
+    _take_snapshots_away(node, monkeypatch, lambda: None)
+    with served.follow() as stream, pytest.raises((ConnectionError, http.client.IncompleteRead)):
+        stream.until_ready()
+    (record,) = [record for record in caplog.records if record.levelname != "INFO"]
+    assert "a.db was replaced while its snapshot was opened" in record.getMessage()
+    assert not record.exc_info
+
+
+def test_an_export_of_a_database_that_is_being_replaced_is_to_be_tried_again(
+    node: FakeNode, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.create("a.db")
+    node.commit("a.db", 1, 2)
+    _take_snapshots_away(node, monkeypatch, lambda: None)
+    assert served.request("GET", "/export?name=a.db").status == 409
+    assert served.request("GET", "/export?name=a.db").status == 200
 
 
 def test_a_follower_catches_up_with_a_database_that_is_written_all_the_time(node: FakeNode, served: Served) -> None:
