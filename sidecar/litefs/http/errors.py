@@ -1,25 +1,19 @@
 """What a request can be refused for, below the exception tree of `litefs.errors`.
 
 LiteFSError
-├── FormatError
-│   └── DatabaseNameError   the text is no name of a database; nothing was looked up
-└── RequestError            the request was not carried out; the database is as it was
-├── DatabaseNotFoundError
-├── OversizeError       the body is larger than this endpoint accepts
-├── BadRequestError     the request contradicts itself or us
-├── ConflictError       the same database is being replaced by somebody else
-├── OtherClusterError   the caller belongs to another cluster than this node
-├── TooManyStreamsError as many replicas as it can serve follow this node already
-├── SlowPeerError       the other side neither sent nor read for longer than it may
-├── UnusableBodyError   the body is not the database file that it should be
-└── NotBuiltError       this node cannot do that: the feature does not exist in this version
+└── RequestError                the request was not carried out; the database is as it was
+    ├── DatabaseNotFoundError
+    ├── OversizeError           the body is larger than this endpoint accepts
+    ├── BadRequestError         the request contradicts itself or us
+    ├── ConflictError           the same database is being replaced by somebody else
+    ├── OtherClusterError       the caller belongs to another cluster than this node
+    ├── TooManyStreamsError     as many replicas as it can serve follow this node already
+    ├── SlowPeerError           the other side neither sent nor read for longer than it may
+    ├── UnusableBodyError       the body is not the database file that it should be
+    └── NotBuiltError           this node cannot do that: the feature does not exist in this version
 """
 
-from litefs.errors import FormatError, LiteFSError
-
-
-class DatabaseNameError(FormatError):
-    """The text is no name of a database. Nothing was looked up."""
+from litefs.errors import LiteFSError
 
 
 class RequestError(LiteFSError):

@@ -5,19 +5,18 @@ A name is checked here before anything else sees it; no other module of this pac
 
 from litefs.errors import FormatError
 from litefs.formats import database_name
-from litefs.http.errors import DatabaseNameError
 
 
 def check_database_name(name: str) -> str:
     """Returns `name` if it can be a database's name in the mount.
 
     Raises:
-        DatabaseNameError: it cannot.
+        FormatError: it cannot.
     """
     if not name:
-        raise DatabaseNameError("name required")
+        raise FormatError("name required")
     try:
         database_name.check_database_name(name)
     except FormatError as error:
-        raise DatabaseNameError(f"invalid database name: {error}") from None
+        raise FormatError(f"invalid database name: {error}") from None
     return name

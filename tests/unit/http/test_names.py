@@ -2,7 +2,7 @@
 
 import pytest
 
-from litefs.http.errors import DatabaseNameError
+from litefs.errors import FormatError
 from litefs.http.names import check_database_name
 
 
@@ -12,10 +12,10 @@ def test_returns_a_good_name() -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a-wal", ".primary", "\udcff"])
 def test_refuses_what_is_no_name_of_a_database(name: str) -> None:
-    with pytest.raises(DatabaseNameError):
+    with pytest.raises(FormatError):
         check_database_name(name)
 
 
 def test_says_that_a_name_is_required_as_go_does() -> None:
-    with pytest.raises(DatabaseNameError, match=r"^name required$"):
+    with pytest.raises(FormatError, match=r"^name required$"):
         check_database_name("")
