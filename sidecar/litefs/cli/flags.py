@@ -1,9 +1,10 @@
 """Command-line flags in the syntax of Go's `flag` package, which scripts written for LiteFS 0.5 use.
 
--name VALUE   -name=VALUE   --name VALUE   --name=VALUE      text
--name   -name=false                                          switch
---                                                           everything after it is words
-the first word ends the flags
+    -name VALUE   -name=VALUE   --name VALUE   --name=VALUE      text
+    -name   -name=false                                          switch
+    --                                                           everything after it is the command
+
+The first word ends the flags.
 """
 
 from collections.abc import Sequence

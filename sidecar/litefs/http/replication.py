@@ -43,7 +43,7 @@ from litefs.storage.log_reader import LogGapError, LogReader
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
-"""Silence after which a heartbeat is due; followers take ten times that for death."""
+"""Silence after which a heartbeat is due; followers take five times that for death."""
 
 LIVE_DEAD_AFTER_S = 4.0
 """A follower that is caught up and acknowledges, or takes, nothing for so long is dead, or as good as that: it may call

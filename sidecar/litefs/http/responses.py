@@ -1,9 +1,8 @@
 """Responses whose body is produced while it is sent, with a deadline on the peer.
 
 Strategy: the producer writes through a function that waits while the peer is slow. A peer that takes nothing for
-`SEND_DEADLINE_S` is dropped; a peer that goes away ends the producer at once, also
-while it waits for news. A body that cannot be finished ends in a reset connection, so that no peer takes what it has
-for the whole.
+`SEND_DEADLINE_S` is dropped; a peer that goes away ends the producer at once, also while it waits for news. A body that
+cannot be finished ends in a reset connection, so that no peer takes what it has for the whole.
 """
 
 import asyncio

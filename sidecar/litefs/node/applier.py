@@ -392,7 +392,7 @@ class DatabaseApplier:
         else:
             self._database.open(create=True)
             self._database.lock_reserved(LOCK_TIMEOUT_S)
-        self._journal.apply(image.pages(), image.header.page_size, image.header.commit)
+        self._journal.apply(image.pages(), header.page_size, header.commit)
 
     def _leave_wal(self, wal: WalWriter) -> None:
         """Ends WAL mode with EXCLUSIVE held.

@@ -87,7 +87,7 @@ class Follower:
         data_dir: Path,
         reconnect_delay_s: float,
         replicas: Replicas,
-        on_handed: Callable[[str], None] = lambda _lease_id: None,
+        on_handed: Callable[[str], None],
     ) -> None:
         """Args: caller: this node; on_handed: takes the lease."""
         parts = urlsplit(url)
@@ -285,7 +285,7 @@ class Follower:
             case EndFrame():
                 return True
             case _:
-                pass  # HWM: backups are not built yet
+                pass  # the high-water mark of a backup, of which there are none
         return self._stopping.is_set()
 
     def _note_unknown(self, name: str) -> None:

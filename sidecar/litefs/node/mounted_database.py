@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from litefs.errors import LockHeldError
+from litefs.formats.sqlite_header import DATABASE_HEADER_SIZE
 from litefs.node import locks
 
 RUN_BYTES_MAX = 1 << 20
@@ -83,7 +84,7 @@ class MountedDatabase:
     def header(self) -> bytes:
         """Returns the first 100 bytes, fewer if the file is shorter; empty when there is no database."""
         try:
-            return os.pread(self.open(), 100, 0)
+            return os.pread(self.open(), DATABASE_HEADER_SIZE, 0)
         except FileNotFoundError:
             return b""
 

@@ -25,7 +25,10 @@ _log = logging.getLogger("litefs.node")
 
 
 class Replicas:
-    """What a following node does to its databases. Used by the follower's thread, but for `tell`.
+    """What a following node does to its databases.
+
+    The follower's thread brings what comes; the role driver's starts, settles and ends it. Takeovers and appliers have
+    threads of their own, and report here on these.
 
     Attributes:
         on_taken_over: called on another thread when a snapshot is in place.

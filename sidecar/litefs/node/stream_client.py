@@ -36,7 +36,6 @@ WINDOW_BYTES = 4 << 20
 FRAME_BYTES = 256 << 10
 """Sixteen times the least that HTTP/2 allows: the cost is per frame. Go sends smaller ones all the same."""
 
-
 HEAD_DEADLINE_S = 10.0
 """From the request to the end of the answer's head, as long as our server waits for that of a request."""
 
