@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from litefs.errors import CorruptStateError, LinkSilentError, LockHeldError
 from litefs.lease.lease import Holder
 from litefs.link import messages as m
+from litefs.node.caller import Caller
 from litefs.node.election import freshness
 from litefs.node.following import Following
 from litefs.node.link_client import LinkClient
-from litefs.node.streams import NoStreams, Streams
+from litefs.node.streams import Streams
 from litefs.storage.must_follow import MustFollow
 
 _log = logging.getLogger("litefs.node")
@@ -23,31 +24,33 @@ class NodeDuties:
         self,
         link: LinkClient,
         following: Following,
-        node_id: int,
+        caller: Caller,
         databases: Callable[[], Mapping[str, m.DatabaseInfo]],
         note: Callable[[list[m.DatabaseInfo]], None],
         is_silent: Callable[[], bool],
         must_follow: MustFollow,
+        streams: Callable[[], Streams],
     ) -> None:
         """Keeps its arguments.
 
         Args:
             link: to the filesystem process.
             following: what a replica does.
-            node_id: of this node.
+            caller: this node, as primaries are to see it.
             databases: as last heard of.
             note: takes note of where all databases stand.
             is_silent: whether the filesystem process hangs.
             must_follow: the mark of the data directory.
+            streams: those to replicas, as far as there are any yet.
         """
         self._is_silent = is_silent
         self._must_follow = must_follow
         self._link = link
         self._following = following
-        self._node_id = node_id
+        self._caller = caller
         self._databases = databases
         self._note = note
-        self.streams: Streams = NoStreams()
+        self._streams = streams
 
     def open_commits(self, until: float) -> None:
         """Tells the filesystem process."""
@@ -94,7 +97,7 @@ class NodeDuties:
         """
         self._following.begin(self._databases())
         if holder is not None and holder.advertise_url:
-            self._following.receive_from(holder, self._node_id)
+            self._following.receive_from(holder, self._caller)
 
     def stop_receiving(self) -> None:
         """Ends the stream.
@@ -125,8 +128,8 @@ class NodeDuties:
 
     def followers(self) -> Mapping[int, int]:
         """Asks the HTTP API."""
-        return self.streams.followers()
+        return self._streams().followers()
 
     def send_handoff(self, node_id: int, lease_id: str, timeout_s: float) -> bool:
         """Asks the HTTP API."""
-        return self.streams.send_handoff(node_id, lease_id, self._databases(), timeout_s)
+        return self._streams().send_handoff(node_id, lease_id, self._databases(), timeout_s)

@@ -13,7 +13,6 @@ from litefs.lease.lease import Holder
 from litefs.link import messages as m
 from litefs.link.settings import NodeSettings
 from litefs.node.caller import Caller
-from litefs.node.cluster_id import ClusterId
 from litefs.node.follower import Follower, FollowerState
 from litefs.node.link_client import LinkClient
 from litefs.node.replicas import Replicas
@@ -24,21 +23,19 @@ STOP_TIMEOUT_S = 5.0
 
 
 class Following:
-    """What this node does as a replica. Used from one thread, but for `state` and `reconnect`."""
+    """What this node does as a replica. Used by the role driver's thread, but for `state` and what says otherwise."""
 
     def __init__(
         self,
         settings: NodeSettings,
         link: LinkClient,
         guard: ShmGuard,
-        cluster: ClusterId,
         on_handed: Callable[[str], None],
     ) -> None:
         """Args: on_handed: called on the receiving thread with what the primary hands the lease over by."""
         self._settings = settings
         self._link = link
         self._guard = guard
-        self._cluster = cluster
         self._on_handed = on_handed
         self._replicas: Replicas | None = None
         self._follower: Follower | None = None
@@ -63,8 +60,12 @@ class Following:
             )
             self._replicas.start(databases)
 
-    def receive_from(self, holder: Holder, node_id: int) -> None:
+    def receive_from(self, holder: Holder, caller: Caller) -> None:
         """Follows a primary from now on; nothing if it does already. `begin` was called before.
+
+        Args:
+            holder: the primary.
+            caller: this node.
 
         Raises:
             LockHeldError: the stream of another one does not end. Try again.
@@ -80,7 +81,7 @@ class Following:
             self._follower = Follower(
                 holder.advertise_url,
                 holder.hostname,
-                Caller(node_id=node_id, cluster=self._cluster, token=self._settings.token),
+                caller,
                 Path(self._settings.data_dir),
                 self._settings.reconnect_delay_s,
                 self._replicas,
@@ -89,7 +90,7 @@ class Following:
             self._follower.start()
 
     def reconnect(self) -> None:
-        """Has the positions told anew."""
+        """Has the positions told anew. From any thread."""
         follower = self._follower
         if follower is not None:
             follower.reconnect()

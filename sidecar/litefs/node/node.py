@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from litefs.node.role_driver import RoleDriver
 from litefs.node.role_duties import Candidacy
 from litefs.node.roles import Role
 from litefs.node.shm_guard import ShmGuard
-from litefs.node.streams import Streams
+from litefs.node.streams import NoStreams, Streams
 from litefs.storage.disk import Disk
 from litefs.storage.must_follow import MustFollow
 
@@ -82,8 +82,8 @@ class Node:
         self._pulse = Pulse(self._link, self._take_silence)
         self._guard = ShmGuard(settings.mount_dir)
         self._cluster = ClusterId(self._data_dir)
-        self._following = Following(settings, self._link, self._guard, self._cluster, self._take_handed)
-        self._duties: NodeDuties | None = None
+        self._following = Following(settings, self._link, self._guard, self._take_handed)
+        self._streams: Streams = NoStreams()
         self._driver: RoleDriver | None = None
         self._node_id = 0
 
@@ -122,19 +122,20 @@ class Node:
         for info in welcome.databases:
             if info.is_wal:
                 self._guard.add(info.name)
-        self._duties = NodeDuties(
+        duties = NodeDuties(
             self._link,
             self._following,
-            self._node_id,
+            self._caller(),
             self.databases,
             self._note_positions,
             lambda: self._pulse.is_silent,
             MustFollow(Disk(), self._data_dir),
+            lambda: self._streams,
         )
         settings = self._settings
         identity = Identity(node_id=self._node_id, hostname=settings.hostname, advertise_url=settings.advertise_url)
         candidacy = Candidacy(identity=identity, may_lead=self._may_lead, retry_s=settings.reconnect_delay_s)
-        self._driver = RoleDriver(self._open_lease(identity), self._duties, self._cluster, candidacy, self._take_role)
+        self._driver = RoleDriver(self._open_lease(identity), duties, self._cluster, candidacy, self._take_role)
         if settings.leaves:
             self._driver.leave()
         self._driver.start()
@@ -164,8 +165,8 @@ class Node:
         """Prepares for the end of the mount: gives a lease that another node can have to the freshest replica or frees
         it, and makes the mount safe to detach. Bounded by a few seconds.
         """
-        if self._driver is not None and self._settings.consul is not None:
-            self._driver.stop()
+        if self._settings.consul is not None:
+            self._role_driver.stop()
         self._following.stop()
         try:
             answer = self.call(m.RefuseOpens())
@@ -177,22 +178,25 @@ class Node:
 
     def stop(self) -> None:
         """Ends following and lets go of the mount. A lease that was not given up stays for the next process."""
-        if self._driver is not None:
-            self._driver.abandon()
+        self._role_driver.abandon()
         self._pulse.stop()
         self._following.stop()
         self._link.close()
 
     # ---- the role ----
 
+    @property
+    def _role_driver(self) -> RoleDriver:
+        assert self._driver is not None, "start() comes first"
+        return self._driver
+
     def attach_streams(self, streams: Streams) -> None:
         """Makes the streams of the HTTP API known, which handoffs go through."""
-        if self._duties is not None:
-            self._duties.streams = streams
+        self._streams = streams
 
     def counters(self) -> RoleCounters:
         """Returns what happened to role and lease so far; the object goes on counting."""
-        return self._driver.counters if self._driver is not None else RoleCounters()
+        return self._role_driver.counters
 
     def handoff(self, node_id: int) -> None:
         """Hands the lease to a connected replica, and returns when that one has taken it.
@@ -200,9 +204,7 @@ class Node:
         Raises:
             HandoffRefusedError: this node is not the primary, or the replica is not connected or did not take it.
         """
-        if self._driver is None:
-            raise HandoffRefusedError("cannot handoff: node is not currently primary")
-        self._driver.hand_off(node_id)
+        self._role_driver.hand_off(node_id)
 
     def handoff_to_freshest(self, timeout_s: float) -> int | None:
         """Hands the lease to the candidate that has most, and returns when that one has taken it.
@@ -213,12 +215,11 @@ class Node:
         Raises:
             HandoffRefusedError: the candidate did not take it.
         """
-        return self._driver.hand_off_to_freshest(timeout_s) if self._driver is not None else None
+        return self._role_driver.hand_off_to_freshest(timeout_s)
 
     def leave(self) -> None:
         """Is no candidate any more, until LiteFS is started again."""
-        if self._driver is not None:
-            self._driver.leave()
+        self._role_driver.leave()
         self._leaving()
 
     def promote(self) -> None:
@@ -228,19 +229,19 @@ class Node:
             NotCandidateError: this node can never be primary.
             HandoffRefusedError: there is no primary, or it refused.
         """
-        driver = self._driver
-        if driver is not None and driver.is_primary:
+        driver = self._role_driver
+        if driver.is_primary:
             return
         if not self._may_lead:
             raise NotCandidateError("not eligible to become primary")
-        if driver is not None and driver.hindrance:
+        if driver.hindrance:
             raise NotCandidateError(f"not eligible to become primary: {driver.hindrance}")
-        holder = driver.holder if driver is not None else None
+        holder = driver.holder
         if holder is None or not holder.advertise_url:
             raise HandoffRefusedError("no primary available")
         request_handoff(holder.advertise_url, self._caller())
         deadline = time.monotonic() + PROMOTED_TIMEOUT_S
-        while not (driver is not None and driver.shown_role is Role.PRIMARY):
+        while driver.shown_role is not Role.PRIMARY:
             if time.monotonic() > deadline:
                 raise HandoffRefusedError("this node was given the lease and did not become primary")
             time.sleep(PROMOTED_CHECK_S)
@@ -257,18 +258,15 @@ class Node:
             _log.warning("lease.promote: %s", error)
 
     def _take_role(self, _role: Role) -> None:
-        if self._duties is not None:
-            self._duties.streams.role_changed()
+        self._streams.role_changed()
 
     def _take_silence(self, is_silent: bool) -> None:
-        if self._driver is not None:
-            self._driver.note_silence(is_silent)
+        self._role_driver.note_silence(is_silent)
 
     def _take_handed(self, lease_id: str) -> None:
-        if self._driver is not None:
-            self._driver.take_handed(lease_id)
+        self._role_driver.take_handed(lease_id)
 
-    def _note_positions(self, databases: Iterable[m.DatabaseInfo]) -> None:
+    def _note_positions(self, databases: Sequence[m.DatabaseInfo]) -> None:
         """Takes note of final positions. Streams hear of them before this node ceases to lead, and send the rest."""
         with self._lock:
             self._databases.update((info.name, info) for info in databases)
@@ -281,44 +279,31 @@ class Node:
 
     def status(self) -> NodeStatus:
         """Returns where the node stands now."""
-        driver = self._driver
-        role = driver.shown_role if driver is not None else Role.STARTING
-        is_primary = driver is not None and driver.is_primary
+        driver = self._role_driver
+        role, is_primary, holder = driver.shown_role, driver.is_primary, driver.holder
         follower = self._following.state
         is_ready, hostname, lag_ms = role is Role.PRIMARY and is_primary, "", 0 if is_primary else None
         if is_primary:
             hostname = self._settings.hostname
         elif follower is not None:
             is_ready = follower.is_ready
-            holder = driver.holder if driver is not None else None
             hostname = holder.hostname if holder is not None and follower.is_connected else ""
             if follower.timestamp_ms >= 0:
                 lag_ms = max(0, time.time_ns() // 1_000_000 - follower.timestamp_ms)
-        hindrance = driver.hindrance if driver is not None else ""
-        obstacle = self._obstacle(hindrance, role, hostname) if not is_ready or self._pulse.is_silent else ""
+        obstacle = _obstacle(driver.hindrance, role, hostname) if not is_ready or self._pulse.is_silent else ""
         return NodeStatus(
             node_id=self._node_id,
             cluster_id=self._cluster.text,
             is_primary=is_primary,
-            candidate=driver.may_lead if driver is not None else self._may_lead,
+            candidate=driver.may_lead,
             primary_hostname=hostname,
             ready=not obstacle,
             obstacle=obstacle,
             lag_ms=lag_ms,
             role=role.value,
-            lease_remaining_s=driver.remaining_s if driver is not None else 0.0,
+            lease_remaining_s=driver.remaining_s,
             syncs_every_commit=self._settings.sync_every_commit,
         )
-
-    def _obstacle(self, hindrance: str, role: Role, primary: str) -> str:
-        """Says why this node is not ready."""
-        if hindrance:
-            return hindrance
-        if role is Role.ACQUIRING:
-            return "becoming the primary"
-        if not primary:
-            return "no primary is known, or it cannot be reached"
-        return f"catching up with {primary}"
 
     def databases(self) -> Mapping[str, m.DatabaseInfo]:
         """Returns every database by name, as last heard of."""
@@ -356,7 +341,7 @@ class Node:
         Raises:
             NotPrimaryError: this node is a replica.
         """
-        if self._driver is None or not self._driver.is_primary:
+        if not self._role_driver.is_primary:
             raise NotPrimaryError("lease expired")
         return LocalReplacement(
             name,
@@ -389,7 +374,18 @@ class Node:
 
     def _take_link_end(self) -> None:
         self._guard.zero_all()
-        if self._driver is not None:
+        if self._driver is not None:  # else `start` finds it out by itself
             self._driver.abandon()
         self._following.stop()
         self._link_closed()
+
+
+def _obstacle(hindrance: str, role: Role, primary: str) -> str:
+    """Says why a node is not ready."""
+    if hindrance:
+        return hindrance
+    if role is Role.ACQUIRING:
+        return "becoming the primary"
+    if not primary:
+        return "no primary is known, or it cannot be reached"
+    return f"catching up with {primary}"

@@ -19,6 +19,7 @@ from litefs.link import messages as m
 from litefs.link.channel import MessageDecoder, encode
 from litefs.link.settings import NodeSettings
 from litefs.node import following as following_module
+from litefs.node.caller import Caller
 from litefs.node.cluster_id import ClusterId
 from litefs.node.follower import RECONNECT_DELAY_S_MIN
 from litefs.node.following import Following
@@ -45,10 +46,14 @@ def _replica(directory: Path) -> Iterator[tuple[Following, socket.socket]]:
     with ours, theirs:
         link = LinkClient(ours, lambda _event: None, lambda: None)
         link.start()
-        following = Following(settings, link, ShmGuard(str(directory)), ClusterId(directory), lambda _lease_id: None)
+        following = Following(settings, link, ShmGuard(str(directory)), lambda _lease_id: None)
         following.begin({})
         yield following, theirs
         assert following.let_go()
+
+
+def _caller(directory: Path) -> Caller:
+    return Caller(node_id=1, cluster=ClusterId(directory))
 
 
 def _holder(port: int) -> Holder:
@@ -62,7 +67,7 @@ def test_the_stream_has_not_ended_while_an_image_of_it_is_on_its_way_into_a_log(
     monkeypatch.setattr(following_module, "STOP_TIMEOUT_S", 0.05)
     first = b"HTTP/1.1 200 OK\r\n\r\n" + _an_image()
     with _replica(tmp_path) as (following, filesystem), dripping_peer(first, b"") as port:
-        following.receive_from(_holder(port), 1)
+        following.receive_from(_holder(port), _caller(tmp_path))
         _await_images(filesystem)
         with pytest.raises(LockHeldError, match="does not end"):
             following.stop_receiving()
@@ -76,7 +81,7 @@ def test_a_primary_that_refuses_is_not_asked_without_a_pause(tmp_path: Path) -> 
     begun = time.monotonic()
     with _replica(tmp_path) as (following, _), socket.create_server(("127.0.0.1", 0)) as primary:
         primary.settimeout(20.0)
-        following.receive_from(_holder(primary.getsockname()[1]), 1)
+        following.receive_from(_holder(primary.getsockname()[1]), _caller(tmp_path))
         for _ in range(10):
             primary.accept()[0].close()
         following.stop_receiving()
