@@ -90,15 +90,10 @@ def kubectl(target: Target, _ended: list[str], request: pytest.FixtureRequest) -
     # Of this run alone: Consul remembers clusters by the names of their namespaces.
     name = f"e2e-{request.path.stem.removeprefix('test_').replace('_', '-')}-{secrets.token_hex(2)}"
     kubectl = Kubectl(target.kubectl, target.kubeconfig, name)
-    kubectl("create", "namespace", name)
     told = request.config.stash.setdefault(_TOLD, [])
     told.append(kubectl)
-
-    def has_account() -> bool:
-        return "default" in kubectl("get", "serviceaccounts", "-o", "name")
-
     try:
-        wait_until("the account of pods", has_account, timeout_s=GONE_TIMEOUT_S)
+        kubectl.create_namespace()
         yield kubectl
     finally:
         told.remove(kubectl)

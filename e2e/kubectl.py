@@ -33,6 +33,15 @@ class Kubectl:
         """
         return run([*self._command, *words], stdin=stdin, timeout_s=timeout_s, with_errors=with_errors)
 
+    def create_namespace(self) -> None:
+        """Creates the namespace, and returns when pods can be created in it."""
+        self("create", "namespace", self.namespace)
+
+        def has_account() -> bool:
+            return "default" in self("get", "serviceaccounts", "-o", "name")
+
+        wait_until("the account of pods", has_account, timeout_s=GONE_TIMEOUT_S)
+
     def apply(self, *manifests: dict[str, Any]) -> None:
         """Creates or changes objects."""
         items = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 from litefs_operator.errors import ExpiredError, KubeError, KubeUnavailableError
@@ -64,12 +65,16 @@ class ObjectWatch(Generic[Record]):
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._unlisted = set(source.paths)
+        self._forbidden = set[str]()
         for path in source.paths:
             threading.Thread(target=self._run, args=(path,), name=f"watch of {path}", daemon=True).start()
 
     def is_listed(self) -> bool:
-        """Returns whether every object that there was at the start is known."""
-        return not self._unlisted
+        """Returns whether every object that there was at the start is known, where the API server lets it be known.
+
+        A namespace that is deleted takes the rights in it along, and must not keep the others waiting.
+        """
+        return self._unlisted <= self._forbidden and len(self._unlisted) < len(self._source.paths)
 
     def _run(self, path: str) -> None:
         failures, version = 0, ""
@@ -89,6 +94,9 @@ class ObjectWatch(Generic[Record]):
                 _log.warning("the watch of %s: %s", self._source.what, error)
                 time.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
+                # Not at once: rights that were just given take a moment to count.
+                if isinstance(error, KubeError) and error.status == HTTPStatus.FORBIDDEN and failures >= len(RETRY_S):
+                    self._forbidden.add(path)
             except _LoopClosedError:
                 return
             except Exception:  # noqa: BLE001

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from litefs_operator import object_watch
-from litefs_operator.errors import ExpiredError, KubeUnavailableError
+from litefs_operator.errors import ExpiredError, KubeError, KubeUnavailableError
 from litefs_operator.object_watch import ObjectWatch, Source
 
 Manifest = dict[str, Any]
@@ -75,7 +75,7 @@ def follow(*steps: Any) -> tuple[dict[str, int], list[tuple[int | None, int | No
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_watch, "RETRY_S", (0.0,))
+    monkeypatch.setattr(object_watch, "RETRY_S", (0.0, 0.0))
 
 
 def test_a_list_of_several_pages_is_known_before_the_watch() -> None:
@@ -141,3 +141,53 @@ def test_an_object_that_cannot_be_read_does_not_end_the_thread(caplog: pytest.Lo
     assert known == {"a": 2}
     assert calls == ["list", "watch 100", "list", "watch 100"]
     assert "the watch of pods" in caplog.text
+
+
+class Rights:
+    """An API server that lists some paths, and forbids or does not answer the others; its watches are silent."""
+
+    def __init__(self, refusals: dict[str, Exception]) -> None:
+        self.refusals = refusals
+        self.tries = 0
+        self.was_tried_often = threading.Event()
+        self.is_watched = threading.Event()
+
+    def pages(self, path: str, **_query: Any) -> Iterator[tuple[str, list[Manifest]]]:
+        if path in self.refusals:
+            self.tries += 1
+            if self.tries > 100:
+                self.was_tried_often.set()
+                threading.Event().wait()
+            raise self.refusals[path]
+        yield "1", [pod("a", 1)]
+
+    def watch(self, _path: str, _version: str, **_query: Any) -> Iterator[Manifest]:
+        self.is_watched.set()
+        threading.Event().wait()
+        yield {}
+
+
+@pytest.mark.parametrize(
+    ("refusals", "is_listed"),
+    [
+        ({"/green": KubeError(403, "no")}, True),
+        ({"/blue": KubeError(403, "no"), "/green": KubeError(403, "no")}, False),
+        ({"/green": KubeError(500, "no")}, False),
+        ({"/green": KubeUnavailableError("no")}, False),
+    ],
+    ids=["one forbidden", "all forbidden", "one failing", "one unreachable"],
+)
+def test_a_forbidden_namespace_keeps_the_others_from_nothing(refusals: dict[str, Exception], is_listed: bool) -> None:
+    server = Rights(refusals)
+
+    async def run() -> bool:
+        source = Source(what="pods", paths=("/blue", "/green"))
+        watch = ObjectWatch(cast("Any", server), source, lambda manifest: manifest, lambda _before, _now: None)
+        assert not watch.is_listed()
+        await asyncio.wait_for(asyncio.to_thread(server.was_tried_often.wait), 20)
+        if "/blue" not in refusals:
+            await asyncio.wait_for(asyncio.to_thread(server.is_watched.wait), 20)
+            await asyncio.sleep(0)
+        return watch.is_listed()
+
+    assert asyncio.run(run()) is is_listed
