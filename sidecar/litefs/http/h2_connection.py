@@ -21,7 +21,6 @@ Source: RFC 9113; docs/decisions/041-two-protocols-on-one-port.md.
 
 import asyncio
 from asyncio import TimerHandle, Transport
-from collections.abc import Callable
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -43,8 +42,8 @@ from h2.settings import SettingCodes, Settings
 from starlette.types import ASGIApp, Scope
 from uvicorn.server import ServerState
 
-from litefs.http.h2_request import Headers, Http2Request
-from litefs.http.listener import set_dead_after
+from litefs.http.h2_request import Http2Request
+from litefs.http.h2_stream import Headers, Http2Stream
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """The first bytes of such a connection; no request of HTTP/1.1 begins so."""
@@ -54,9 +53,6 @@ STREAMS_MAX = 32
 WINDOW_BYTES = 1 << 20
 RESETS_MAX = 100
 """A follower resets one stream when it leaves. Go's server allows some hundred since CVE-2023-44487."""
-
-WRITE_BYTES = 64 << 10
-"""Framed in one step without letting others run: about 0.1 ms."""
 
 
 class Http2Connection(asyncio.Protocol):
@@ -79,7 +75,7 @@ class Http2Connection(asyncio.Protocol):
                 SettingCodes.MAX_HEADER_LIST_SIZE: HEAD_BYTES_MAX,
             },
         )
-        self._requests: dict[int, tuple[Http2Request, _Stream]] = {}
+        self._requests: dict[int, tuple[Http2Request, Http2Stream]] = {}
         self._transport = cast("Transport", None)
         self._may_write = asyncio.Event()
         self._may_write.set()
@@ -167,7 +163,7 @@ class Http2Connection(asyncio.Protocol):
             self._h2.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         self._stop_timer()
-        stream = _Stream(stream_id, self._h2, self._flush, self._transport, self._may_write, self._ask_for_sign)
+        stream = Http2Stream(stream_id, self._h2, self._flush, self._transport, self._may_write, self._ask_for_sign)
         request = Http2Request(stream, self._scope(event.headers))
         self._requests[stream_id] = (request, stream)
         task = self._loop.create_task(request.run(self._app))
@@ -251,91 +247,3 @@ class Http2Connection(asyncio.Protocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
-
-
-class _Stream:
-    """The response's way to the peer; see `Http2Stream`.
-
-    Attributes:
-        window: set when the peer may have become ready to take more.
-    """
-
-    def __init__(
-        self,
-        stream_id: int,
-        h2: H2Connection,
-        flush: Callable[[], None],
-        transport: Transport,
-        may_write: asyncio.Event,
-        ask_for_sign: Callable[[], int],
-    ) -> None:
-        self.sign_n = ask_for_sign
-        self.window = asyncio.Event()
-        self._id = stream_id
-        self._h2 = h2
-        self._flush = flush
-        self._transport = transport
-        self._may_write = may_write
-        self._is_gone = False
-        self._dead_after_s: float | None = None
-
-    def leave(self) -> None:
-        """Notes that the peer is gone: nothing waits for it any more."""
-        self._is_gone = True
-        self.window.set()
-
-    def send_head(self, headers: Headers) -> None:
-        if self._is_open():
-            self._h2.send_headers(self._id, headers)
-            self._flush()
-
-    async def send_body(self, data: bytes, *, end: bool) -> None:
-        view = memoryview(data)
-        while self._is_open() and (view or end):
-            await self._may_write.wait()
-            if not self._is_open():
-                return
-            size = min(self._h2.local_flow_control_window(self._id), len(view), WRITE_BYTES)
-            if view and size <= 0:
-                await self._await_window()
-                continue
-            view = self._frame(view, size, end=end)
-            if not view:
-                return
-
-    async def _await_window(self) -> None:
-        self.window.clear()
-        try:
-            async with asyncio.timeout(self._dead_after_s):
-                await self.window.wait()
-        except TimeoutError:
-            self._transport.abort()
-
-    def _frame(self, view: memoryview, size: int, *, end: bool) -> memoryview:
-        """Sends `size` bytes and returns the rest."""
-        step = self._h2.max_outbound_frame_size
-        for start in range(0, size, step):
-            stop = min(start + step, size)
-            self._h2.send_data(self._id, view[start:stop], end_stream=end and stop == len(view))
-        if end and not view:
-            self._h2.end_stream(self._id)
-        self._flush()
-        return view[size:]
-
-    def credit(self, size: int) -> None:
-        if not self._transport.is_closing():  # also for a stream that is gone: the connection has a window too
-            self._h2.acknowledge_received_data(size, self._id)
-            self._flush()
-
-    def reset(self, code: ErrorCodes = ErrorCodes.INTERNAL_ERROR) -> None:
-        if self._is_open():
-            self.leave()
-            self._h2.reset_stream(self._id, code)
-            self._flush()
-
-    def set_dead_after(self, seconds: float) -> None:
-        self._dead_after_s = seconds
-        set_dead_after(self._transport, seconds)
-
-    def _is_open(self) -> bool:
-        return not (self._is_gone or self._transport.is_closing())

@@ -8,41 +8,17 @@ holds one flow-control window and not more.
 import asyncio
 import logging
 from collections import deque
-from typing import Protocol
 
 from h2.errors import ErrorCodes
 from starlette.types import ASGIApp, Message, Scope
 
+from litefs.http.h2_stream import Http2Stream
 from litefs.http.responses import CONNECTION_EXTENSION
-
-Headers = list[tuple[bytes, bytes]]
 
 _OF_HTTP_1 = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"proxy-connection"})
 """RFC 9113, section 8.2.2, forbids them."""
 
 logger = logging.getLogger(__name__)
-
-
-class Http2Stream(Protocol):
-    """What a request asks of its connection. After the peer has left, every call does nothing."""
-
-    def send_head(self, headers: Headers) -> None:
-        """Sends the head of the response."""
-
-    async def send_body(self, data: bytes, *, end: bool) -> None:
-        """Sends the next bytes of the response, waiting while the peer is slow."""
-
-    def credit(self, size: int) -> None:
-        """Lets the peer send `size` more bytes."""
-
-    def reset(self, code: ErrorCodes = ErrorCodes.INTERNAL_ERROR) -> None:
-        """Ends the stream as it is."""
-
-    def set_dead_after(self, seconds: float) -> None:
-        """Has the connection given up when nothing is acknowledged, or taken, for so long."""
-
-    def sign_n(self) -> int:
-        """Returns how many pings the peer has answered, and sends it one."""
 
 
 class Http2Request:
