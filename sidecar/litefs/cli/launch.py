@@ -55,7 +55,7 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         ConfigError: there is a token, but none that can be used.
     """
     sync_every_commit = config.data.durability is Durability.EVERY_COMMIT
-    log = LogSettings(format=config.log.format.value, timestamp=config.log.timestamp, debug=config.log.debug)
+    log = log_settings(config)
     data_dir, mount_dir = os.path.abspath(config.data.dir), os.path.abspath(config.fuse.dir)
     lease = config.lease
     is_static = lease.type is LeaseType.STATIC
@@ -106,6 +106,11 @@ def process_settings(config: Config) -> tuple[FilesystemSettings, NodeSettings]:
         log=log,
     )
     return filesystem, node
+
+
+def log_settings(config: Config) -> LogSettings:
+    """Returns how the processes write their log lines."""
+    return LogSettings(format=config.log.format.value, timestamp=config.log.timestamp, debug=config.log.debug)
 
 
 def _consul_settings(consul: ConsulSection) -> ConsulSettings:

@@ -10,7 +10,7 @@ from litefs.cli import logs
 from litefs.cli.config import find_config, load_config
 from litefs.cli.config_models import Config
 from litefs.cli.flags import Arguments, Flag, Usage
-from litefs.cli.launch import build_plan, exec_supervisor, process_settings, warn_about_loopback
+from litefs.cli.launch import build_plan, exec_supervisor, log_settings, warn_about_loopback
 from litefs.cli.version_command import version_line
 from litefs.errors import ConfigError
 
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("HOSTNAME", socket.gethostname())
     config = _effective_config(parsed)
     plan = build_plan(config, command=parsed.command, skip_unmount="skip-unmount" in parsed.switches)
-    logs.configure(process_settings(config)[0].log, "litefs")
+    logs.configure(log_settings(config), "litefs")
     _logger.info("%s", version_line())
     warn_about_loopback(config)
     exec_supervisor(plan)
