@@ -174,6 +174,34 @@ def test_a_database_is_copied_into_the_mount(judge: Judge, mode: str, existing: 
     judge.compare(scenario)
 
 
+def test_a_database_is_filled_under_a_temporary_name_and_renamed(judge: Judge) -> None:
+    """As rsync does without --inplace: O_NOFOLLOW, which is SQLite's, and O_EXCL, which is not."""
+    script = (
+        "import os, shutil, sys\n"
+        "source, target = sys.argv[1:]\n"
+        "flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW\n"
+        "with open(source, 'rb') as old, open(os.open(target + '.0aXy9z', flags, 0o600), 'wb') as new:\n"
+        "    shutil.copyfileobj(old, new, 10_000)\n"
+        "shutil.move(target + '.0aXy9z', target)\n"
+    )
+    source = judge.bare_dir / "rsync.db"
+
+    def fill(session: Session) -> None:
+        connection = session.connect(str(source))
+        connection.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)")
+        connection.many("INSERT INTO t VALUES (?, zeroblob(5000))", [[row] for row in range(30)])
+        connection.close()
+
+    def scenario(session: Session) -> None:
+        session.run("python3", "-I", "-S", "-c", script, source, session.path())
+        connection = session.connect()
+        connection.sql("SELECT count(*), sum(length(body)) FROM t")
+        connection.sql("INSERT INTO t VALUES (9999, 'after')")
+
+    judge.play(fill, judge.node)
+    judge.compare(scenario)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("pages", [-1, 7], ids=["at once", "in steps"])
 def test_the_backup_api_copies_into_the_mount_and_out_of_it(judge: Judge, mode: str, pages: int) -> None:
