@@ -55,6 +55,10 @@ def test_the_lease_moves_by_command_and_not_to_who_leaves(trio: ConsulCluster) -
     # As in the preStop of a pod: on a replica first, then on the primary, until nobody is left to take the lease.
     assert handoff(a, "-timeout", "5s", "-leave") == (0, "this node is not the primary\n")
     assert not a.status()["candidate"]
+    code, text = handoff(c, "-node", ids[a])
+    assert code == 1
+    assert "the target node did not take the lease over" in text
+    eventually(lambda: litefs("promote", "-url", f"http://127.0.0.1:{c.port}")[0] == 0, "c is primary again")
     assert handoff(c, "-timeout", "30s", "-leave") == (0, f"node {ids[b]} is primary\n")
     eventually(lambda: b.is_primary, "b is primary")
     assert handoff(b, "-timeout", "5s", "-leave") == (0, "no candidate follows: this node stays primary\n")

@@ -71,6 +71,10 @@ class FakeKeeper:
             if self.holder is not None and self.holder.term == session:
                 self.give(None)
 
+    def is_held_by(self, session: str) -> bool:
+        """Returns whether a session has the lease."""
+        return self.holder is not None and self.holder.term == session
+
     def give(self, holder: Holder | None) -> None:
         """Makes somebody the holder."""
         with self.changed:
@@ -159,7 +163,7 @@ class FakeLease:
 
     def take_over(self, lease_id: str) -> bool:
         self._keeper.ask()
-        if lease_id not in self._keeper.sessions:
+        if not self._keeper.is_held_by(lease_id):
             return False
         own = self._session
         if own and own != lease_id:
@@ -172,9 +176,12 @@ class FakeLease:
             self._memory[:] = [session]
             self._is_held = True
             self._extend()
-        identity = self._identity
-        self._keeper.give(Holder(hostname=identity.hostname, advertise_url=identity.advertise_url, term=session))
+        self._keeper.give(self._as_holder(session))
         return True
+
+    def _as_holder(self, session: str) -> Holder:
+        identity = self._identity
+        return Holder(hostname=identity.hostname, advertise_url=identity.advertise_url, term=session)
 
     def _open(self) -> str:
         with self._keeper.changed:
@@ -231,7 +238,16 @@ class FakeLease:
             self._memory.clear()
         return session
 
-    def withdraw(self, lease_id: str) -> None:
+    def withdraw(self, lease_id: str) -> bool:
+        self._keeper.ask()
+        with self._keeper.changed:
+            holder = self._keeper.holder
+            if self._keeper.is_held_by(lease_id) and holder != self._as_holder(lease_id):
+                return False
+            self._keeper.end(lease_id)
+        return True
+
+    def decline(self, lease_id: str) -> None:
         self._keeper.ask()
         self._keeper.end(lease_id)
 

@@ -99,11 +99,13 @@ class Entry:
 
     Attributes:
         session: that has it locked; "" for none.
+        index: of its last change; what `cas` compares.
     """
 
     key: str
     value: bytes
     session: str
+    index: int
 
 
 class ConsulClient:
@@ -184,9 +186,9 @@ class ConsulClient:
         """
         return bool(self._request(self._http.put, CB.json(), f"/v1/kv/{key}", params=params, data=value))
 
-    def delete(self, key: str) -> None:
-        """Deletes a key."""
-        self._request(self._http.delete, CB.bool(), f"/v1/kv/{key}")
+    def delete(self, key: str, **params: int) -> bool:
+        """Deletes a key: `cas` (an index) makes it a question. Returns the answer."""
+        return bool(self._request(self._http.delete, CB.json(), f"/v1/kv/{key}", params=params))
 
     def _request(self, method: Callable[..., Any], callback: Callable[..., Any], path: str, **arguments: Any) -> Any:
         try:
@@ -248,7 +250,12 @@ def _is_found(response: Any) -> bool:
 def _entries(response: Any) -> list[Entry]:
     items = CB.json()(response) if response.code != HTTPStatus.NOT_FOUND else None
     return [
-        Entry(key=item["Key"], value=base64.b64decode(item["Value"] or ""), session=item.get("Session", ""))
+        Entry(
+            key=item["Key"],
+            value=base64.b64decode(item["Value"] or ""),
+            session=item.get("Session", ""),
+            index=int(item["ModifyIndex"]),
+        )
         for item in items or []
     ]
 

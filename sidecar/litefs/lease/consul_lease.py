@@ -172,7 +172,7 @@ class ConsulLease:
         entry = self._asking.get(self._key)
         if entry is not None and entry.session == session:
             # With another value it is the session that we gave away, and the file one that a power cut brought back.
-            return entry.value == self._value and self._lock_key(session)
+            return entry.value == self._value and self._lock_key(session, cas=entry.index)
         if self._asking.renew_session(session):
             with self._lock:
                 self._session = session
@@ -180,22 +180,27 @@ class ConsulLease:
 
     def acquire(self) -> bool:
         """Tries once to lock the key with this node's session."""
-        return self._lock_key(self._open_session())
+        session = self._open_session()
+        return self._lock_key(session, acquire=session)
 
     def take_over(self, lease_id: str) -> bool:
         """Goes on with the session of the node that handed the lease over, instead of its own."""
+        if not _SESSION_ID.fullmatch(lease_id):
+            return False
         before = self._session
-        if not _SESSION_ID.fullmatch(lease_id) or not self._lock_key(lease_id):
+        entry = self._asking.get(self._key)
+        # Whoever gave it away may withdraw it at any moment. Both change the key as they saw it: one of them does.
+        if entry is None or entry.session != lease_id or not self._lock_key(lease_id, cas=entry.index):
             return False
         if before and before != lease_id:
             self._forget_session(before)
         return True
 
-    def _lock_key(self, session: str) -> bool:
+    def _lock_key(self, session: str, **params: str | int) -> bool:
         sent = self._clock()
         try:
             is_alive = self._asking.renew_session(session)
-            is_locked = is_alive and self._asking.put(self._key, self._value, acquire=session)
+            is_locked = is_alive and self._asking.put(self._key, self._value, **params)
         except LeaseLostError:
             is_alive = is_locked = False
         if not is_alive:
@@ -326,16 +331,32 @@ class ConsulLease:
         if not self._asking.renew_session(session):
             self._lose(session, True, "the session expired")
         self._delete_entry()  # locked by the session, which is another node's from now on
+        self._memory.unlink(missing_ok=True)
         with self._changing, self._lock:
             self._session = ""
             self._is_held = False
             self._until = 0.0
-        self._memory.unlink(missing_ok=True)
         return session
 
-    def withdraw(self, lease_id: str) -> None:
-        """Ends the session that was given away."""
-        self._asking.destroy_session(lease_id)
+    def withdraw(self, lease_id: str) -> bool:
+        """Deletes the key if it is as this node left it, then ends the session that was given away.
+
+        Never the session first: whoever has taken the lease over and is cut off from Consul since accepts commits until
+        its deadline, and another node might lock the key before.
+        """
+        while (entry := self._asking.get(self._key)) is not None and entry.session == lease_id:
+            if entry.value != self._value:
+                return False
+            if self._asking.delete(self._key, cas=entry.index):
+                break
+        self._forget_session(lease_id)
+        return True
+
+    def decline(self, lease_id: str) -> None:
+        """Unlocks the key, and ends the session."""
+        if _SESSION_ID.fullmatch(lease_id):
+            self._asking.put(self._key, b"", release=lease_id)
+            self._forget_session(lease_id)
 
     def release(self) -> None:
         """Unlocks the key, so that no lock-delay follows, and ends the session."""

@@ -112,8 +112,15 @@ class Lease(Protocol):
             LeaseLostError: this node does not hold it.
         """
 
-    def withdraw(self, lease_id: str) -> None:
-        """Frees a lease that was handed off; whoever has not taken it over by now never can."""
+    def withdraw(self, lease_id: str) -> bool:
+        """Frees a lease that this node handed off, unless it was taken over: whoever has not done so by now never can.
+
+        Returns:
+            Whether it is free; False: the other node has it, and goes on.
+        """
+
+    def decline(self, lease_id: str) -> None:
+        """Frees a lease that was handed to this node, without ever holding it."""
 
     def release(self) -> None:
         """Frees the lease, if this node holds it, and ends the candidacy."""

@@ -76,8 +76,12 @@ class StaticLease:
             raise LeaseLostError("this node is not the primary")
         raise HandoffRefusedError(_REFUSAL)
 
-    def withdraw(self, lease_id: str) -> None:
-        """Does nothing: nothing was handed off."""
+    def withdraw(self, lease_id: str) -> bool:
+        """Has nothing to free: nothing was handed off."""
+        return True
+
+    def decline(self, lease_id: str) -> None:
+        """Does nothing: nothing was handed to anybody."""
 
     def release(self) -> None:
         """Does nothing: the configuration stays."""

@@ -69,7 +69,7 @@ class HandingOver:
             deadline: when to give up, in monotonic seconds.
 
         Returns:
-            "" if it has it; else why not, and the lease is free.
+            "" if it has it; else why not: the lease is free, or a third node's.
 
         Raises:
             HandoffRefusedError: it cannot be moved, and is still ours.
@@ -77,21 +77,22 @@ class HandingOver:
             LeaseUnavailableError: whoever keeps the lease does not answer. Whose it is has to be found out.
         """
         lease_id = self._lease.hand_off()
+        reason = "the target node did not take what it was sent"
         if self._duties.send_handoff(target, lease_id, deadline - time.monotonic()):
-            reason = self._await_taking(deadline)
-        else:
-            reason = "the target node did not take what it was sent"
-        if reason:
-            self._lease.withdraw(lease_id)
-        return reason
+            reason = "the target node did not take the lease over"
+            self._await_taking(lease_id, deadline)
+        return reason if self._lease.withdraw(lease_id) else ""
 
-    def _await_taking(self, deadline: float) -> str:
-        """Waits until another node has taken the lease. Returns "", or why that cannot be waited for any more."""
-        self._inbox.await_taking(lambda: self._has_moved_to(self._inbox.holder), deadline - time.monotonic())
-        # Asked anew, for the watcher may be behind: who has taken it and accepts commits must not lose it again.
-        if self._has_moved_to(self._inbox.holder) or self._has_moved_to(self._lease.holder()):
-            return ""
-        return "the target node did not take the lease over in time"
+    def _await_taking(self, lease_id: str, deadline: float) -> None:
+        """Waits until the lease was taken over, or freed by whoever was to take it."""
 
-    def _has_moved_to(self, holder: Holder | None) -> bool:
-        return holder is None or holder.advertise_url != self._identity.advertise_url
+        def is_waiting(holder: Holder | None) -> bool:
+            own_url = self._identity.advertise_url
+            return holder is not None and (holder.term, holder.advertise_url) == (lease_id, own_url)
+
+        while (left_s := deadline - time.monotonic()) > 0.0:
+            self._inbox.await_taking(lambda: not is_waiting(self._inbox.holder), left_s)
+            if not is_waiting(self._inbox.holder):
+                if not is_waiting(self._lease.holder()):
+                    return
+                self._inbox.sleep(ASKED_CHECK_S)  # the watcher is behind

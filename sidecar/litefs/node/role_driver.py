@@ -214,7 +214,7 @@ class RoleDriver:
                 event = self._pause()
             except Exception:  # noqa: BLE001 - without this thread the node would keep its role for ever
                 _log.exception("%s", self.role.value)
-                event = self._pause()
+                event = Event.LEASE_LOST if self.role is Role.HANDING_OFF else self._pause()
             if event is not None:
                 self._enter(next_role(self.role, event), event)
 
@@ -376,8 +376,8 @@ class RoleDriver:
     def _decline(self, handed: str) -> Event:
         """Frees a lease that was handed to a node that must not have it, for the others to take at once."""
         self._say(logging.WARNING, f"this node does not become primary: {self.hindrance}")
-        if handed and self._lease.take_over(handed):
-            self._lease.release()
+        if handed:
+            self._lease.decline(handed)
         return Event.REFUSED
 
     @property
@@ -447,24 +447,22 @@ class RoleDriver:
         deadline = time.monotonic() + (LEAVE_TIMEOUT_S if is_leaving else HANDOFF_TIMEOUT_S)
         if asked is not None and not is_leaving:
             deadline = min(deadline, asked.deadline)
-        reason = ""
+        event = Event.LEASE_LOST
         try:
             reason = self._handing_over.give(target, deadline)
         except HandoffRefusedError as error:
-            reason = str(error)
-            return Event.STOP if is_leaving else Event.HANDOFF_FAILED
+            reason, event = str(error), Event.STOP if is_leaving else Event.HANDOFF_FAILED
         except LeaseUnavailableError as error:
             reason = str(error)
             if not is_leaving:
                 self._watch.note_unavailable(error)
-                return Event.HANDOFF_FAILED  # and if it is not ours any more, that will be found out there
+                event = Event.HANDOFF_FAILED  # and if it is not ours any more, that will be found out there
         except LeaseLostError as error:
             reason = str(error)
-        finally:
-            self._inbox.finish_asked(reason)
+        self._inbox.finish_asked(reason)
         if reason:
             _log.warning("the lease was not handed over: %s", reason)
-            return Event.LEASE_LOST
+            return event
         self.counters.handoffs += 1
         return Event.STOP if is_leaving else Event.HANDED_OFF
 

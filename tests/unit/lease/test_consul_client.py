@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -167,6 +167,36 @@ def test_a_renewal_that_is_overtaken_by_a_handoff_changes_nothing(
     b.renew()
     assert b.term == handed[0]
     b.release()
+
+
+def test_a_lease_is_taken_over_or_withdrawn_and_never_both(
+    agent: ConsulAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = ConsulTerms(address=ConsulAddress.parse(agent.url, {}), key="either", ttl_s=30, lock_delay_s=0.001)
+    a, b = (ConsulLease(terms, identity_of(name), tmp_path / name) for name in "ab")
+    assert a.acquire()
+    lease_id = a.hand_off()
+    get = a._asking.get
+
+    def get_then(act: Callable[[], object]) -> Callable[[str], Entry | None]:
+        def get_and_act(key: str) -> Entry | None:
+            monkeypatch.setattr(a._asking, "get", get)
+            entry = get(key)
+            act()
+            return entry
+
+        return get_and_act
+
+    monkeypatch.setattr(a._asking, "get", get_then(lambda: b.take_over(lease_id)))
+    assert not a.withdraw(lease_id)
+    b.renew()
+    assert b.term == lease_id
+
+    assert b.hand_off() == lease_id
+    monkeypatch.setattr(b, "_forget_session", lambda _session: None)  # that request is lost
+    monkeypatch.setattr(a._asking, "get", get_then(lambda: b.withdraw(lease_id)))
+    assert not a.take_over(lease_id)
+    assert (a.term, a.primary_until, a.holder()) == ("", 0.0, None)
 
 
 @pytest.mark.parametrize("url", ["", "node-1:20202", "http://:20202", "http://node-1:port"])

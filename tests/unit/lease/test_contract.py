@@ -128,20 +128,49 @@ def test_a_withdrawn_lease_cannot_be_taken_over(world: World) -> None:
     a, b = world.node("a"), world.node("b")
     assert a.acquire()
     lease_id = a.hand_off()
-    a.withdraw(lease_id)
+    assert a.withdraw(lease_id)
+    assert b.holder() is None
+    assert not b.was_taken_away()
     assert not b.take_over(lease_id)
     assert b.term == ""
-    acquire_at_last(world, b)
+    assert b.acquire()  # at once: nobody vanished
 
 
-def test_withdrawing_it_ends_it_also_for_one_who_took_it_over(world: World) -> None:
+def test_a_lease_that_was_taken_over_cannot_be_withdrawn(world: World) -> None:
     a, b = world.node("a"), world.node("b")
     assert a.acquire()
     lease_id = a.hand_off()
     assert b.take_over(lease_id)
-    a.withdraw(lease_id)
-    with pytest.raises(LeaseLostError):
-        b.renew()
+    assert not a.withdraw(lease_id)
+    b.renew()
+    assert b.term == lease_id
+    assert not a.acquire()
+
+
+def test_a_lease_that_was_taken_over_and_freed_is_free_also_for_who_withdraws_it(world: World) -> None:
+    a, b, c = world.node("a"), world.node("b"), world.node("c")
+    assert a.acquire()
+    lease_id = a.hand_off()
+    assert b.take_over(lease_id)
+    b.release()
+    assert c.acquire()
+    assert a.withdraw(lease_id)
+    c.renew()
+    assert c.term
+
+
+def test_a_lease_that_is_declined_is_free_at_once_and_was_never_held(world: World) -> None:
+    a, b, c = world.node("a"), world.node("b"), world.node("c")
+    assert a.acquire()
+    lease_id = a.hand_off()
+    b.decline(lease_id)
+    assert (b.term, b.primary_until) == ("", 0.0)
+    assert not b.take_over(lease_id)
+    assert c.acquire()
+    b.decline(lease_id)  # as when the answer was lost
+    assert a.withdraw(lease_id)
+    c.renew()
+    assert c.term
 
 
 def test_a_new_process_takes_up_the_lease_of_the_one_before(world: World) -> None:

@@ -175,9 +175,11 @@ def test_a_lease_that_is_handed_to_a_node_that_leaves_is_freed_at_once(make: Mak
     cluster = make("ab")
     a, b = cluster.start()
     b.driver.leave()
-    a.driver.hand_off(ord("b"))
+    with pytest.raises(HandoffRefusedError, match="did not take the lease over"):
+        a.driver.hand_off(ord("b"))
     eventually(lambda: a.accepts)
     assert Role.PRIMARY not in b.roles
+    assert a.driver.counters.handoffs == 0
 
 
 def test_a_target_that_does_not_take_the_lease_loses_it_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import NoReturn
 
 import pytest
 
@@ -174,6 +175,90 @@ def test_a_lease_that_was_taken_is_not_taken_away_again_by_a_primary_that_has_no
     eventually(lambda: a.following == "b")
     assert b.accepts
     assert b.driver.counters.demotions == 0
+
+
+def test_a_target_that_takes_the_lease_at_the_last_moment_and_is_cut_off_is_the_only_primary(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(role_driver, "HANDOFF_TIMEOUT_S", 0.1)
+    cluster = make("abc")
+    a, b, c = cluster.start()
+    b.takes_handoffs = False
+    withdraw = a.driver._lease.withdraw
+
+    def cut_off(*_: object) -> NoReturn:
+        raise LeaseUnavailableError("no route")
+
+    def take_first(lease_id: str) -> bool:
+        b.driver.take_handed(lease_id)
+        eventually(lambda: b.accepts)
+        for request in ("renew", "watch", "holder"):
+            monkeypatch.setattr(b.driver._lease, request, cut_off)
+        return withdraw(lease_id)
+
+    monkeypatch.setattr(a.driver._lease, "withdraw", take_first)
+    a.driver.hand_off(ord("b"))
+    eventually(lambda: a.following == c.following == "b")
+    assert cluster.primary() is b  # fails if there are two
+    assert a.driver.counters.handoffs == 1
+
+
+def test_a_lease_that_a_third_node_took_meanwhile_was_not_handed_over(make: Make) -> None:
+    cluster = make("abc")
+    a, b, c = cluster.start()
+    b.takes_handoffs = False
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(a.driver.hand_off, ord("b"))
+        eventually(lambda: a.driver.role is Role.HANDING_OFF and not a.memory)
+        with cluster.keeper.changed:
+            cluster.keeper.end(cluster.keeper.holder.term)  # type: ignore[union-attr]
+            FakeLease(cluster.keeper, c.identity, c.memory).acquire()
+        with pytest.raises(HandoffRefusedError, match="did not take the lease over"):
+            outcome.result(GENEROUS_S)
+    eventually(lambda: a.following == "c")
+
+
+def test_who_has_just_become_primary_can_hand_the_lease_on_though_its_watcher_is_behind(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make("abc")
+    a, b, _ = cluster.start()
+    see = b.driver._inbox.see
+    monkeypatch.setattr(b.driver._inbox, "see", lambda _holder: None)
+    a.driver.hand_off(ord("b"))
+    eventually(lambda: b.accepts and ord("c") in b.followers())
+    see(None)
+    monkeypatch.undo()
+    b.driver.hand_off(ord("c"))
+    eventually(lambda: cluster.nodes[2].accepts)
+
+
+def test_who_ends_while_it_hands_over_has_not_handed_over(make: Make) -> None:
+    a, b = make("ab").start()
+    b.takes_handoffs = False
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(a.driver.hand_off, ord("b"))
+        eventually(lambda: a.driver.role is Role.HANDING_OFF and not a.memory)
+        a.driver.abandon()
+        with pytest.raises(HandoffRefusedError, match="the node ends"):
+            outcome.result(GENEROUS_S)
+
+
+def test_a_handoff_that_fails_in_a_way_that_nobody_thought_of_leaves_the_primary_as_it_was(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = make("ab").start()
+
+    def fail() -> NoReturn:
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(a.driver._lease, "hand_off", fail)
+    with pytest.raises(HandoffRefusedError, match="the lease was lost"):
+        a.driver.hand_off(ord("b"))
+    monkeypatch.undo()
+    eventually(lambda: a.accepts)
+    a.driver.hand_off(ord("b"))
+    eventually(lambda: b.accepts)
 
 
 def test_a_lease_that_is_handed_to_its_holder_does_not_keep_it_busy(make: Make) -> None:
