@@ -1,4 +1,4 @@
-"""Carries news of commits from the link's thread to the subscribers on the event loop.
+"""Carries news of commits from the threads of the node to the subscribers on the event loop.
 
 Strategy: the feed keeps the last known position of every database. A subscriber has a set of names that
 moved since it last looked, and one wake-up; so a slow subscriber costs a set of names and not a queue of
@@ -10,7 +10,6 @@ Rules of this file: everything but `_on_committed` runs on the event loop's thre
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable
 
 from litefs.http.node_view import NodeView
 from litefs.link.messages import Committed, DatabaseInfo
@@ -59,7 +58,7 @@ class CommitFeed:
     """The last known position of each database, and who wants to hear of changes."""
 
     def __init__(self, node: NodeView) -> None:
-        """Subscribes to `node`. Must be called on the event loop's thread."""
+        """Listens to `node`. Must be called on the event loop's thread."""
         self._node = node
         self.positions: dict[str, DatabaseInfo] = {}
         self.commit_n: Counter[str] = Counter()
@@ -68,8 +67,8 @@ class CommitFeed:
         self.closed = False
         """The service ends."""
         self._loop = asyncio.get_running_loop()
-        self._unsubscribe: Callable[[], None] = node.subscribe(self._on_committed)
-        # After subscribing: a commit in between is then reported twice, and never missed.
+        node.on_committed(self._on_committed)
+        # Not before: so a commit in between is reported twice, and never missed.
         self.positions.update(node.databases())
 
     def subscribe(self) -> Subscription:
@@ -102,13 +101,13 @@ class CommitFeed:
     def close(self) -> None:
         """Ends all subscriptions, present and future: their holders finish what they have begun."""
         self.closed = True
-        self._unsubscribe()
         for subscription in self._subscriptions:
             subscription.close()
 
     def _on_committed(self, event: Committed) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended; so has everyone who would listen
-            self._loop.call_soon_threadsafe(self.publish, event.database)
+        if not self.closed:
+            with contextlib.suppress(RuntimeError):  # the loop has ended; so has everyone who would listen
+                self._loop.call_soon_threadsafe(self.publish, event.database)
 
     def publish(self, database: DatabaseInfo) -> None:
         """Takes note of where a database stands, and tells the subscribers."""

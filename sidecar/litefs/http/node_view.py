@@ -22,8 +22,8 @@ class NodeView(Protocol):
     def databases(self) -> Mapping[str, DatabaseInfo]:
         """Returns every database by name, as last heard of."""
 
-    def subscribe(self, callback: Callable[[Committed], None]) -> Callable[[], None]:
-        """Has `callback` called after each change of a position, on the link's thread. Returns the way to end it."""
+    def on_committed(self, callback: Callable[[Committed], None]) -> None:
+        """Has `callback` called after each change of a position, on a thread of the node's."""
 
     def set_listening(self, is_listening: bool) -> None:
         """Says, without waiting, whether somebody waits for commits; else callbacks come some milliseconds late."""

@@ -47,8 +47,6 @@ from litefs.storage.must_follow import MustFollow
 
 _log = logging.getLogger("litefs.node")
 
-CommittedCallback = Callable[[m.Committed], None]
-
 SESSION_FILE = "consul-session"
 """In the data directory: what the next process of this node takes the lease up by."""
 
@@ -73,8 +71,8 @@ class Node:
         self._data_dir = Path(settings.data_dir)
         self._may_lead = settings.candidate or settings.primary
         self._databases: dict[str, m.DatabaseInfo] = {}
-        self._callbacks: list[CommittedCallback] = []
         self._lock = threading.Lock()
+        self._committed: Callable[[m.Committed], None] = lambda _event: None
         self._link_closed: Callable[[], None] = lambda: None
         self._leaving: Callable[[], None] = lambda: None
         self._link = LinkClient(socket.socket(fileno=settings.link_fd), self._take_event, self._take_link_end)
@@ -270,10 +268,8 @@ class Node:
         """Takes note of final positions. Streams hear of them before this node ceases to lead, and send the rest."""
         with self._lock:
             self._databases.update((info.name, info) for info in databases)
-            callbacks = self._callbacks
         for info in databases:
-            for callback in callbacks:
-                callback(m.Committed(info))
+            self._committed(m.Committed(info))
 
     # ---- for the HTTP API ----
 
@@ -310,16 +306,9 @@ class Node:
         with self._lock:
             return dict(self._databases)
 
-    def subscribe(self, callback: CommittedCallback) -> Callable[[], None]:
-        """Has `callback` called after each change of a position, on the link's thread. Returns the way to end it."""
-        with self._lock:
-            self._callbacks = [*self._callbacks, callback]
-
-        def unsubscribe() -> None:
-            with self._lock:
-                self._callbacks = [other for other in self._callbacks if other is not callback]
-
-        return unsubscribe
+    def on_committed(self, callback: Callable[[m.Committed], None]) -> None:
+        """Has `callback` called after each change of a position, on the link's thread or the role driver's."""
+        self._committed = callback
 
     def set_listening(self, is_listening: bool) -> None:
         """Says whether somebody waits for commits; while nobody does, callbacks come some milliseconds late."""
@@ -367,9 +356,7 @@ class Node:
         info = event.database
         with self._lock:
             self._databases[info.name] = info
-            callbacks = self._callbacks
-        for callback in callbacks:
-            callback(event)
+        self._committed(event)
         return m.Seen(info.name)
 
     def _take_link_end(self) -> None:

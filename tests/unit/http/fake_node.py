@@ -117,7 +117,7 @@ class FakeNode:
         self.importing: list[str] = []
         """Databases whose imports wait for it, or have waited."""
         self._lock = threading.Lock()
-        self._callbacks: list[Callable[[Committed], None]] = []
+        self._committed: Callable[[Committed], None] = lambda _event: None
         self.is_listening = False
         self.look_n = 0
         self.needed: list[dict[str, list[int]]] = []
@@ -138,9 +138,8 @@ class FakeNode:
     def databases(self) -> Mapping[str, DatabaseInfo]:
         return {name: database.info() for name, database in self.all.items()}
 
-    def subscribe(self, callback: Callable[[Committed], None]) -> Callable[[], None]:
-        self._callbacks.append(callback)
-        return lambda: self._callbacks.remove(callback)
+    def on_committed(self, callback: Callable[[Committed], None]) -> None:
+        self._committed = callback
 
     def set_listening(self, is_listening: bool) -> None:
         self.is_listening = is_listening
@@ -247,8 +246,7 @@ class FakeNode:
 
     def publish(self, name: str) -> None:
         event = Committed(database=self.all[name].info())
-        for callback in list(self._callbacks):
-            callback(event)
+        self._committed(event)
 
     @staticmethod
     def _append(database: FakeDatabase, image: bytes, post_apply: int) -> None:
