@@ -98,13 +98,14 @@ class ServedDatabase:
             by_sqlite and size > database.page_n * database.page_size
         ):
             database.size = size  # SQLite drops the tail after a shrinking commit, or rounds up to its chunk size
-        elif size:
+        elif size and database.page_n:
             raise UncapturedWriteError(
                 f"{database.name}: a database is not resized to {size} bytes outside a transaction"
             )
         else:
             self._check_may_load(by_sqlite=by_sqlite)
             self.load = RawLoad(database)
+            self.load.truncate(size)
 
     def _is_checkpoint(self, *, by_sqlite: bool) -> bool:
         """The WAL explains a change of the database file. For another program than SQLite it must hold frames, too."""

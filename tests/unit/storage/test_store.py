@@ -182,6 +182,19 @@ def test_what_is_no_database_stays_a_load_and_is_gone_after_a_restart(world: Wor
     assert shown(restart(world)) == committed
 
 
+def test_a_new_file_may_get_its_size_before_its_content(world: World, restart: Restart) -> None:
+    """As programs do that want to know first whether there is room."""
+    player = world.player()
+    pages = player.change(range(1, 4), 3)
+    content = b"".join(pages)
+    player.served.truncate(len(content), by_sqlite=False)
+    assert shown(world) == bytes(len(content))
+    player.served.write(0, content, by_sqlite=False)
+    run(player.served.sync())
+    assert world.database().txid == 1
+    assert shown(restart(world)) == content
+
+
 def test_a_load_leaves_nothing_behind_whether_it_is_committed_refused_or_dropped(world: World) -> None:
     player = world.player()
     world.commit(player, range(1, 4))
