@@ -59,7 +59,7 @@ class DatabaseInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """First message, and again where positions stand still. `pid` is the node process, whose opens are the applier's."""
+    """First message, and again where positions stand still. `pid` is the node process, whose opens are appliers'."""
 
     pid: int
 
