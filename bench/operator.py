@@ -29,14 +29,13 @@ from bench.operator_world import (
     World,
     condition,
     fetch,
-    free_port,
     node_id,
     pod_manifest,
-    running_process,
     running_world,
     wait_for,
 )
 from bench.report import machine
+from e2e.api_server import free_port, running_process
 from litefs_operator.certificate import make_bundle
 from litefs_operator.errors import KubeError, KubeUnavailableError
 from litefs_operator.kube import KubeApi, Manifest, object_path

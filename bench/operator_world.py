@@ -8,10 +8,6 @@ that it was asked at which one it is.
 import asyncio
 import contextlib
 import json
-import os
-import re
-import socket
-import subprocess
 import threading
 import time
 import urllib.error
@@ -24,7 +20,7 @@ from typing import Any
 
 from aiohttp import web
 
-from e2e import pki
+from e2e.api_server import free_port, running_api_server, running_process
 from e2e.tools import find_tools
 from litefs_operator.crd import custom_resource_definition
 from litefs_operator.errors import OperatorError
@@ -38,12 +34,6 @@ CLUSTERS_NAMESPACE = "bench"
 FOREIGN_NAMESPACE = "foreign"
 START_S = 60.0
 LOOK_S = 0.2
-
-
-def free_port() -> int:
-    """Returns a port of loopback that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def wait_for(what: str, holds: Callable[[], bool], timeout_s: float = START_S) -> float:
@@ -196,67 +186,25 @@ def node_id(cluster: int, member: int) -> str:
 def running_world(root: Path) -> Iterator[World]:
     """Starts everything in an empty directory, and ends it."""
     tools = find_tools()
-    etcd_port, peer_port, api_port = free_port(), free_port(), free_port()
-    keys = root / "pki"
-    pki.create(keys)
-    kubeconfig = keys / "admin.conf"
-    kubeconfig.write_text(re.sub(r"https://[^\"]+", f"https://127.0.0.1:{api_port}", kubeconfig.read_text()))
-    etcd_url = f"http://127.0.0.1:{etcd_port}"
     consul_ports = {name: free_port() for name in ("http", "server", "serf-lan", "serf-wan")}
-    commands = [
-        [
-            *("etcd", "--data-dir", str(root / "etcd"), "--unsafe-no-fsync", "--log-level", "warn"),
-            *("--listen-client-urls", etcd_url, "--advertise-client-urls", etcd_url),
-            *("--listen-peer-urls", f"http://127.0.0.1:{peer_port}"),
-        ],
-        [
-            *(str(tools.programs / "kube-apiserver"), f"--etcd-servers={etcd_url}", "--bind-address=127.0.0.1"),
-            *(f"--secure-port={api_port}", "--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none"),
-            *("--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=RBAC", "--allow-privileged=true"),
-            *(f"--tls-cert-file={keys}/apiserver.crt", f"--tls-private-key-file={keys}/apiserver.key"),
-            *(f"--client-ca-file={keys}/ca.crt", f"--service-account-key-file={keys}/sa.pub"),
-            *(f"--service-account-signing-key-file={keys}/sa.key", "--service-account-issuer=https://bench"),
-            "--disable-admission-plugins=ServiceAccount",
-        ],
-        [
-            *(str(tools.consul), "agent", "-dev", "-log-level=error", "-grpc-port=-1", "-grpc-tls-port=-1"),
-            *("-dns-port=-1", *(f"-{name}-port={port}" for name, port in consul_ports.items())),
-        ],
+    consul = [
+        *(str(tools.consul), "agent", "-dev", "-log-level=error", "-grpc-port=-1", "-grpc-tls-port=-1"),
+        *("-dns-port=-1", *(f"-{name}-port={port}" for name, port in consul_ports.items())),
     ]
     with contextlib.ExitStack() as stack:
-        for command in commands:
-            stack.enter_context(running_process(command, root / f"{Path(command[0]).name}.log"))
-        consul_url = f"http://127.0.0.1:{consul_ports['http']}"
+        stack.enter_context(running_process(consul, root / "consul.log"))
+        server = stack.enter_context(running_api_server(root, tools))
         world = World(
             root=root,
-            kubeconfig=kubeconfig,
-            kube=KubeApi.connect(str(kubeconfig)),
-            consul_url=consul_url,
+            kubeconfig=server.kubeconfig,
+            kube=KubeApi.connect(str(server.kubeconfig)),
+            consul_url=f"http://127.0.0.1:{consul_ports['http']}",
             node_port=free_port(),
         )
-        wait_for("the API server", lambda: bool(world.kube.get(object_path("v1", "namespaces", name="default"))))
         wait_for("Consul", lambda: fetch(f"{world.consul_url}/v1/status/leader") not in (b"", b'""'))
         _install(world.kube)
         stack.enter_context(_nodes(world))
         yield world
-
-
-@contextlib.contextmanager
-def running_process(
-    command: list[str], log: Path, environment: dict[str, str] | None = None
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """Runs a program with its output in a file, and ends it."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(environment or {})})
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _install(kube: KubeApi) -> None:
