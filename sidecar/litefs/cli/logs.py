@@ -42,14 +42,16 @@ def configure(settings: LogSettings, process: str, stream: TextIO | None = None)
     logging.getLogger("litefs").setLevel(logging.DEBUG if settings.debug else logging.NOTSET)
 
 
-class TextFormatter(logging.Formatter):
-    """`INFO node: message`, led by the time if wanted."""
-
+class _ProcessFormatter(logging.Formatter):
     def __init__(self, process: str, *, timestamp: bool) -> None:
-        """Args: process: name put into each line; timestamp: lead with an ISO 8601 time in UTC."""
+        """Args: process: name put into each line; timestamp: add an ISO 8601 time in UTC."""
         super().__init__()
         self._process = process
         self._timestamp = timestamp
+
+
+class TextFormatter(_ProcessFormatter):
+    """`INFO node: message`, led by the time if wanted."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line of one record, followed by its traceback if it has one."""
@@ -60,14 +62,8 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(_ProcessFormatter):
     """One JSON object a line: time, level, process, msg, and error with the traceback."""
-
-    def __init__(self, process: str, *, timestamp: bool) -> None:
-        """Args: process: name put into each line; timestamp: add an ISO 8601 time in UTC."""
-        super().__init__()
-        self._process = process
-        self._timestamp = timestamp
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the JSON of one record, without a newline."""

@@ -46,16 +46,15 @@ class Progress:
         if now - self._shown_at < (REDRAW_S if self._is_terminal else LOG_LINE_S):
             return
         self._shown_at = now
-        if self._is_terminal:
-            self._stream.write(f"\r\x1b[K{self._bar()}")
-            self._stream.flush()
-        else:
-            _logger.info("%s", self._summary())
+        self._show()
 
     def finish(self) -> None:
         """Shows the final count."""
+        self._show(end="\n")
+
+    def _show(self, end: str = "") -> None:
         if self._is_terminal:
-            self._stream.write(f"\r\x1b[K{self._bar()}\n")
+            self._stream.write(f"\r\x1b[K{self._bar()}{end}")
             self._stream.flush()
         else:
             _logger.info("%s", self._summary())

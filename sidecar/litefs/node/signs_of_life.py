@@ -6,7 +6,6 @@ stopped, sends no lines; and one that writes a large snapshot to its disk does.
 
 import socket
 import threading
-from types import TracebackType
 from typing import Self
 
 SIGN_EVERY_S = 1.0
@@ -29,9 +28,7 @@ class SignsOfLife:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Ends; the connection is not used any more afterwards."""
         self._ending.set()
         self._thread.join()
