@@ -81,11 +81,6 @@ class LtxDecoder:
         """The bytes that were fed behind the image."""
         return self._rest if self.done else b""
 
-    @property
-    def page_n(self) -> int:
-        """The number of pages returned so far."""
-        return self._page_n
-
     def feed(self, data: bytes | bytearray | memoryview) -> list[tuple[int, bytes]]:
         """Takes the next bytes and returns the pages they complete.
 

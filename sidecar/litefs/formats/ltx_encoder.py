@@ -106,11 +106,6 @@ class LtxEncoder:
         """The header that the image was begun with."""
         return self._header
 
-    @property
-    def page_n(self) -> int:
-        """The number of pages so far."""
-        return self._page_n
-
     def header_bytes(self) -> bytes:
         """Returns the first 100 bytes of the image, to be written before all else."""
         return self._header_bytes
