@@ -27,13 +27,18 @@ class FilesystemSettings(msgspec.Struct, frozen=True, kw_only=True):
         mount_dir: absolute path of the mount point.
         primary: this node is the primary for ever (static lease); otherwise the node process says so.
         set_aside_damaged: go on without a database that does not add up: for a node that can follow another one.
+        allow_other: other users than our own may use the mount.
+        default_permissions: the kernel checks modes and owners.
         low_latency: keep the machine's processors from sleeping while transactions are written.
+        debug: log every request.
         compress: write LTX images as LZ4 frames.
         sync_every_commit: answer a commit when it is durable, whatever the application asked for.
         overlay_memory_bytes: uncommitted pages kept in memory per database before they spill to disk.
         segment_bytes: size of a log segment once a database has grown to it.
         retention_s: images younger than this stay in the log after they are in the base file.
         kept_for_replicas_bytes: size of a log up to which older images stay that a replica still needs.
+        retention_check_s: pause between two looks for images that are old enough to go.
+        log: how to write log lines.
     """
 
     link_fd: int
@@ -92,6 +97,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         reconnect_delay_s: pause before a broken stream is opened again.
         snapshot_timeout_s: longest time that one snapshot may take to send.
         replica_retention_s: for so long a replica that went still has the log kept for it.
+        compress: send snapshots as LZ4 frames.
+        log: how to write log lines.
     """
 
     link_fd: int

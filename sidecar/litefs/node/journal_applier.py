@@ -36,17 +36,13 @@ LOCK_TIMEOUT_S = 0.5
 """How long one attempt waits for readers to go, new ones being kept out meanwhile."""
 
 
-def _no_hook(_point: str) -> None:
-    return
-
-
 class JournalApplier:
     """Applies transactions to one database, and rolls back what a dead process left behind."""
 
     def __init__(
         self,
         database: MountedDatabase,
-        hook: Callable[[str], None] = _no_hook,
+        hook: Callable[[str], None] = lambda _point: None,
         before_pages: Callable[[], None] = lambda: None,
     ) -> None:
         """Args:

@@ -55,10 +55,6 @@ _EMPTY_HEADER = WalIndexHeader(
 _log = logging.getLogger("litefs.node")
 
 
-def _no_hook(_point: str) -> None:
-    return
-
-
 def _salts(wal: WalHeader) -> bytes:
     return wal.salt1.to_bytes(4, "big") + wal.salt2.to_bytes(4, "big")
 
@@ -66,7 +62,7 @@ def _salts(wal: WalHeader) -> bytes:
 class WalWriter:
     """The one writer of a database's WAL. Not thread-safe: it belongs to the applier's thread."""
 
-    def __init__(self, database: MountedDatabase, hook: Callable[[str], None] = _no_hook) -> None:
+    def __init__(self, database: MountedDatabase, hook: Callable[[str], None] = lambda _point: None) -> None:
         """Args: database: stays the caller's; hook: called at named points, so that a test can die there."""
         self._database = database
         self._hook = hook
