@@ -10,6 +10,7 @@ import os
 import shlex
 import socket
 import sys
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
@@ -130,8 +131,8 @@ def warn_about_loopback(config: Config) -> None:
         )
 
 
-def exec_supervisor(plan: Plan) -> None:
-    """Replaces this process by the supervisor. Returns only by an exception.
+def exec_supervisor(plan: Plan) -> NoReturn:
+    """Replaces this process by the supervisor.
 
     Raises:
         OSError: the interpreter cannot be started.

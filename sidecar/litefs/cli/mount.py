@@ -60,7 +60,6 @@ def run(arguments: Sequence[str]) -> int:
     _logger.info("%s", version_line())
     warn_about_loopback(config)
     exec_supervisor(plan)
-    raise AssertionError("exec returned")
 
 
 def _effective_config(parsed: Arguments) -> Config:
