@@ -110,6 +110,16 @@ def test_what_a_restart_of_the_process_finds_in_the_page_cache_survives_the_next
     world.close()
 
 
+def _lose_image(log_dir: Path, txid: int) -> None:
+    """Zeroes a part of an image, as of one that the disk did not write."""
+    reader = LogReader(log_dir)
+    (image,) = reader.images(txid, txid)
+    reader.close()
+    data = bytearray(image.path.read_bytes())
+    data[image.offset + 600 : image.offset + 1000] = bytes(400)
+    image.path.write_bytes(data)
+
+
 def test_an_image_behind_a_lost_one_does_not_come_back(tmp_path: Path) -> None:
     """Images 2 and 3 are of one size. 2 is lost, 3 is not; where the new 2 ends the old 3 begins."""
     root = tmp_path / "live"
@@ -120,14 +130,9 @@ def test_an_image_behind_a_lost_one_does_not_come_back(tmp_path: Path) -> None:
     run(world.database().sync_log())
     world.commit(player, [2], sync=False)
     world.commit(player, [2], sync=False)
-    (segment,) = world.database().log.directory.glob("*.ltxlog")
-    reader = LogReader(segment.parent)
-    (second,) = reader.images(2, 2)
-    reader.close()
+    log_dir = world.database().log.directory
     world.close()
-    data = bytearray(segment.read_bytes())
-    data[second.offset + 600 : second.offset + 1000] = bytes(400)
-    segment.write_bytes(data)
+    _lose_image(log_dir, 2)
     for seed in range(30):
         again = tmp_path / f"again{seed}"
         shutil.copytree(root, again)
@@ -159,13 +164,8 @@ def test_a_segment_behind_a_lost_image_does_not_come_back(tmp_path: Path) -> Non
     world.commit(player, range(1, 8), sync=False)
     segments = sorted(world.database().log.directory.glob("*.ltxlog"))
     assert [path.name for path in segments] == ["0000000000000001.ltxlog", "0000000000000003.ltxlog"]
-    reader = LogReader(segments[0].parent)
-    (second,) = reader.images(2, 2)
-    reader.close()
     world.close()
-    data = bytearray(segments[0].read_bytes())
-    data[second.offset + 600 : second.offset + 1000] = bytes(400)
-    segments[0].write_bytes(data)
+    _lose_image(segments[0].parent, 2)
     disk = FaultyDisk(root)
     world = World(root, disk)
     assert world.database().txid == 1
