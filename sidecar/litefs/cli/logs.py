@@ -10,10 +10,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
-from litefs.errors import ConfigError
 from litefs.link.settings import LogSettings
-
-FORMATS = ("text", "json")
 
 _SHOWN_BY_NUMBER = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 """Control characters: what a peer sends must not look like a line of ours, nor steer a terminal."""
@@ -26,13 +23,8 @@ def configure(settings: LogSettings, process: str, stream: TextIO | None = None)
         settings: format, time stamps and level.
         process: which of the processes of a node speaks, for example "node".
         stream: where the lines go instead of standard error.
-
-    Raises:
-        ConfigError: the format is neither "text" nor "json".
     """
-    if settings.format not in FORMATS:
-        raise ConfigError(f"log.format {settings.format!r}: allowed are {', '.join(FORMATS)}")
-    formatter = TextFormatter if settings.format == "text" else JsonFormatter
+    formatter = JsonFormatter if settings.format == "json" else TextFormatter
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(formatter(process, timestamp=settings.timestamp))
     root = logging.getLogger()
