@@ -15,7 +15,7 @@ WATCH_S = 10.0
 
 RENEWALS_PER_TTL = 4
 RETRIES_PER_TTL = 20
-"""How often the lease is renewed, and how often it is tried again after a failure."""
+"""How often the lease is renewed, from start to start, and how soon it is tried again after a failure."""
 
 KEEPER_WAKE_MAX_S = 60.0
 
@@ -273,7 +273,11 @@ class LeaseWatch:
             self._inbox.sleep(pause_s)
             if self._is_ending():
                 return
-            pause_s = min(ttl_s / (RENEWALS_PER_TTL if self._renew() else RETRIES_PER_TTL), KEEPER_WAKE_MAX_S)
+            begun = time.monotonic()
+            pause_s = ttl_s / RETRIES_PER_TTL
+            if self._renew():  # what it took counts: the lease lasts from when it was sent
+                pause_s = max(begun + ttl_s / RENEWALS_PER_TTL - time.monotonic(), pause_s)
+            pause_s = min(pause_s, KEEPER_WAKE_MAX_S)
 
     def _renew(self) -> bool:
         """Renews once. Returns whether there was an answer."""

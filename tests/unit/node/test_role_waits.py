@@ -10,7 +10,7 @@ from typing import NoReturn
 import pytest
 
 from litefs.errors import HandoffRefusedError, LeaseUnavailableError, LockHeldError
-from litefs.node import role_driver
+from litefs.node import lease_watch, role_driver
 from litefs.node.cluster_id import ClusterId
 from litefs.node.roles import Role
 from tests.support.fake_lease import FakeLease
@@ -268,6 +268,30 @@ def test_a_lease_that_is_handed_to_its_holder_does_not_keep_it_busy(make: Make) 
         a.driver.take_handed("late")
         eventually(lambda: a.driver.counters.renewals > renewals + 9)
     assert a.accepts
+
+
+def test_a_keeper_that_answers_slowly_is_asked_again_the_sooner(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    ttl_s, slow_s = 2.0, 0.35
+    (a,) = make("a", ttl_s=ttl_s).nodes
+    pauses: list[float] = []
+    sleep, renew = a.driver._inbox.sleep, a.driver._lease.renew
+
+    def note_pause(pause_s: float) -> None:
+        pauses.append(pause_s)
+        sleep(pause_s)
+
+    def renew_slowly() -> None:
+        time.sleep(slow_s)
+        renew()
+
+    monkeypatch.setattr(a.driver._inbox, "sleep", note_pause)
+    monkeypatch.setattr(a.driver._lease, "renew", renew_slowly)
+    a.start()
+    eventually(lambda: len(pauses) > 2)
+    often, retry_s = ttl_s / lease_watch.RENEWALS_PER_TTL, ttl_s / lease_watch.RETRIES_PER_TTL
+    assert pauses[0] == often
+    assert all(retry_s <= pause_s <= often - slow_s for pause_s in pauses[1:])
+    assert not a.driver.counters.demotions
 
 
 def test_whoever_waits_for_a_handoff_is_told_that_the_process_ends(make: Make) -> None:
