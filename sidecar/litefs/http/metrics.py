@@ -11,7 +11,7 @@ Source: LiteFS 0.5.14, GET /metrics.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import accumulate
@@ -82,33 +82,27 @@ class _NodeCollector(Collector):
 
     def _of_node(self) -> Iterator[Metric]:
         status = self._node.status()
-        yield _value("litefs_db_count", "Number of managed databases.", len(self._feed.positions))
-        yield _value("litefs_is_primary", "Primary status of the node.", status.is_primary)
-        yield _value("litefs_ready", "Whether the node is primary or has caught up once.", status.ready)
-        yield _value("litefs_candidate", "Whether the node may become primary, or is.", status.candidate)
-        yield _value("litefs_subscriber_count", "Number of connected subscribers", self._feed.subscriber_n)
+        yield _gauge("litefs_db_count", "Number of managed databases.", len(self._feed.positions))
+        yield _gauge("litefs_is_primary", "Primary status of the node.", status.is_primary)
+        yield _gauge("litefs_ready", "Whether the node is primary or has caught up once.", status.ready)
+        yield _gauge("litefs_candidate", "Whether the node may become primary, or is.", status.candidate)
+        yield _gauge("litefs_subscriber_count", "Number of connected subscribers", self._feed.subscriber_n)
         if status.lag_ms is not None:
-            yield _value("litefs_lag_seconds", "Lag behind the primary node, in seconds", status.lag_ms / 1000)
-        role = Metric("litefs_role", "The node's role: 1 for the one that it plays.", "gauge")
-        for known in Role:
-            role.add_sample("litefs_role", {"role": known.value}, float(known.value == status.role))
-        yield role
+            yield _gauge("litefs_lag_seconds", "Lag behind the primary node, in seconds", status.lag_ms / 1000)
+        roles = [({"role": known.value}, known.value == status.role) for known in Role]
+        yield _metric("litefs_role", "The node's role: 1 for the one that it plays.", "gauge", roles)
         if isfinite(status.lease_remaining_s):
             text = "Time for which commits go on if the lease is not renewed, in seconds."
-            yield _value("litefs_lease_remaining_seconds", text, status.lease_remaining_s)
-        events = Metric("litefs_lease_event_count", "What happened to role and lease.", "counter")
-        for name, count in asdict(self._node.counters()).items():
-            events.add_sample("litefs_lease_event_count", {"event": name.replace("_", "-")}, count)
-        yield events
+            yield _gauge("litefs_lease_remaining_seconds", text, status.lease_remaining_s)
+        events = [({"event": name.replace("_", "-")}, n) for name, n in asdict(self._node.counters()).items()]
+        yield _metric("litefs_lease_event_count", "What happened to role and lease.", "counter", events)
 
     def _of_filesystem(self) -> Iterator[Metric]:
         counters = self.counters
         if counters is None:
             return
-        refused = Metric("litefs_refused_count", "Writes and commits that were refused.", "counter")
-        for reason, count in sorted(counters.refused_n.items()):
-            refused.add_sample("litefs_refused_count", {"reason": reason}, count)
-        yield refused
+        refused = [({"reason": reason}, n) for reason, n in sorted(counters.refused_n.items())]
+        yield _metric("litefs_refused_count", "Writes and commits that were refused.", "counter", refused)
         latencies = HistogramMetricFamily(
             "litefs_db_commit_seconds", "Time from the image of a commit to its acceptance.", labels=["db"]
         )
@@ -119,54 +113,41 @@ class _NodeCollector(Collector):
 
     def _of_databases(self) -> Iterator[Metric]:
         databases = sorted(self._feed.positions.items())
-        txids = Metric("litefs_db_txid", "Current transaction ID.", "gauge")
-        pages = Metric("litefs_db_pages", "Size of the database in pages.", "gauge")
-        pending = Metric("litefs_db_pending_txn_count", "Number of transactions waiting to be applied.", "gauge")
-        lags = Metric(
-            "litefs_db_lag_seconds",
-            "The node's lag while transactions of this database wait to be applied, in seconds.",
-            "gauge",
-        )
-        lag_ms = self._node.status().lag_ms or 0
-        commits = Metric("litefs_db_commit_count", "Number of database commits.", "counter")
-        for name, database in databases:
-            labels = {"db": name}
-            txids.add_sample("litefs_db_txid", labels, database.txid)
-            pages.add_sample("litefs_db_pages", labels, database.page_n)
-            pending.add_sample("litefs_db_pending_txn_count", labels, max(database.logged_txid - database.txid, 0))
-            is_behind = database.logged_txid > database.txid
-            lag_s = lag_ms / 1000 if is_behind else 0.0
-            lags.add_sample("litefs_db_lag_seconds", labels, lag_s)
-            commits.add_sample("litefs_db_commit_count", labels, self._feed.commit_n[name])
-        yield from (txids, pages, pending, lags, commits)
-        yield from self._of_logs()
+        lag_s = (self._node.status().lag_ms or 0) / 1000
 
-    def _of_logs(self) -> Iterator[Metric]:
-        counts = Metric("litefs_db_ltx_count", "Number of LTX files on disk.", "gauge")
-        sizes = Metric("litefs_db_ltx_bytes", "Number of bytes used by LTX files on disk.", "gauge")
-        for name, database in sorted(self._feed.positions.items()):
-            first_txid, size = _log_extent(self._node.data_dir / "dbs" / name / "log")
-            image_n = max(database.logged_txid - first_txid + 1, 0) if first_txid else 0
-            counts.add_sample("litefs_db_ltx_count", {"db": name}, image_n)
-            sizes.add_sample("litefs_db_ltx_bytes", {"db": name}, size)
-        yield from (counts, sizes)
+        def each(name: str, documentation: str, values: Iterable[float], kind: str = "gauge") -> Metric:
+            labels = ({"db": database} for database, _ in databases)
+            return _metric(name, documentation, kind, zip(labels, values, strict=True))
+
+        known = [database for _, database in databases]
+        pending = [max(database.logged_txid - database.txid, 0) for database in known]
+        yield each("litefs_db_txid", "Current transaction ID.", (database.txid for database in known))
+        yield each("litefs_db_pages", "Size of the database in pages.", (database.page_n for database in known))
+        yield each("litefs_db_pending_txn_count", "Number of transactions waiting to be applied.", pending)
+        text = "The node's lag while transactions of this database wait to be applied, in seconds."
+        yield each("litefs_db_lag_seconds", text, (lag_s if n else 0.0 for n in pending))
+        commits = (self._feed.commit_n[name] for name, _ in databases)
+        yield each("litefs_db_commit_count", "Number of database commits.", commits, "counter")
+        extents = [_log_extent(self._node.data_dir / "dbs" / name / "log") for name, _ in databases]
+        image_ns = (
+            max(database.logged_txid - first_txid + 1, 0) if first_txid else 0
+            for database, (first_txid, _) in zip(known, extents, strict=True)
+        )
+        yield each("litefs_db_ltx_count", "Number of LTX files on disk.", image_ns)
+        yield each("litefs_db_ltx_bytes", "Number of bytes used by LTX files on disk.", (size for _, size in extents))
 
     def _of_followers(self) -> Iterator[Metric]:
         followers = self._followers
-        yield _value("litefs_http_stream_count", "Number of streams currently connected.", len(followers.connected))
-        silent = Metric("litefs_follower_silent_count", "Streams dropped for want of a sign of life.", "counter")
-        silent.add_sample("litefs_follower_silent_count", {}, followers.silent_n)
-        yield silent
-        frames = Metric("litefs_http_frame_send_count", "Number of frames sent.", "counter")
-        for (name, kind), count in sorted(followers.frame_counts.items()):
-            frames.add_sample("litefs_http_frame_send_count", {"db": name, "type": kind}, count)
-        sent = Metric("litefs_follower_sent_bytes", "Bytes of the stream sent to a follower.", "gauge")
-        behind = Metric("litefs_follower_behind_txn_count", "Transactions not yet sent to a follower.", "gauge")
-        for follower in followers.connected:
-            labels = {"node": follower.node_id, "address": follower.address}
-            sent.add_sample("litefs_follower_sent_bytes", labels, follower.sent_bytes)
-            behind.add_sample("litefs_follower_behind_txn_count", labels, follower.behind_n(self._feed.positions))
-        yield from (frames, sent, behind)
+        yield _gauge("litefs_http_stream_count", "Number of streams currently connected.", len(followers.connected))
+        text = "Streams dropped for want of a sign of life."
+        yield _metric("litefs_follower_silent_count", text, "counter", [({}, followers.silent_n)])
+        frames = [({"db": name, "type": kind}, n) for (name, kind), n in sorted(followers.frame_counts.items())]
+        yield _metric("litefs_http_frame_send_count", "Number of frames sent.", "counter", frames)
+        labels = [{"node": each.node_id, "address": each.address} for each in followers.connected]
+        sent = zip(labels, (each.sent_bytes for each in followers.connected), strict=True)
+        yield _metric("litefs_follower_sent_bytes", "Bytes of the stream sent to a follower.", "gauge", sent)
+        behind = zip(labels, (each.behind_n(self._feed.positions) for each in followers.connected), strict=True)
+        yield _metric("litefs_follower_behind_txn_count", "Transactions not yet sent to a follower.", "gauge", behind)
 
 
 def _log_extent(log_dir: Path) -> tuple[int, int]:
@@ -181,7 +162,12 @@ def _log_extent(log_dir: Path) -> tuple[int, int]:
     return first_txid, size
 
 
-def _value(name: str, documentation: str, value: float) -> Metric:
-    metric = Metric(name, documentation, "gauge")
-    metric.add_sample(name, {}, float(value))
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return _metric(name, documentation, "gauge", [({}, value)])
+
+
+def _metric(name: str, documentation: str, kind: str, samples: Iterable[tuple[dict[str, str], float]]) -> Metric:
+    metric = Metric(name, documentation, kind)
+    for labels, value in samples:
+        metric.add_sample(name, labels, float(value))
     return metric
