@@ -160,7 +160,7 @@ def test_sets_few_damaged_databases_aside(root: Path) -> None:
 
 
 def test_what_may_be_the_only_copy_is_kept_however_much_is_damaged(root: Path) -> None:
-    names = [f"{letter}.db" for letter in "cdefghi"]
+    names = ["c.db", "d.db", "new\nline.db", "line\u2028separator.db", "back\\nslash.db", "名前.db"]
     for name in names:
         (root / f"dbs/{name}/log").mkdir(parents=True)
         (root / f"dbs/{name}/database").write_bytes(b"x" * 512)

@@ -12,6 +12,9 @@ from litefs.storage.disk import Disk
 
 MUST_FOLLOW_NAME = "must-follow"
 
+NAME_CODEC = "unicode_escape"
+"""A name may hold whatever ends a line."""
+
 
 class MustFollow:
     """The mark of one data directory. Written by the filesystem process, removed by the node process."""
@@ -29,7 +32,7 @@ class MustFollow:
         self.is_set = False
         with suppress(FileNotFoundError):
             content = disk.read_file("must_follow.get", self._path)
-            self.kept = frozenset(content.decode(errors="replace").splitlines())
+            self.kept = frozenset(line.decode(NAME_CODEC, "replace") for line in content.splitlines())
             self.is_set = True
 
     def add(self, name: str) -> None:
@@ -46,8 +49,8 @@ class MustFollow:
         if self.is_set and database in {kept.rpartition("-")[0] for kept in self.kept}:
             return
         self.kept |= {name}
-        content = "".join(f"{kept}\n" for kept in sorted(self.kept))
-        self._disk.replace_file("must_follow.add", self._path, content.encode())
+        content = b"".join(kept.encode(NAME_CODEC) + b"\n" for kept in sorted(self.kept))
+        self._disk.replace_file("must_follow.add", self._path, content)
         self.is_set = True
 
     def clear(self) -> None:
