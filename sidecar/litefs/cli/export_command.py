@@ -5,6 +5,7 @@ import http.client
 import os
 import sys
 from collections.abc import Sequence
+from typing import BinaryIO
 
 from litefs.cli import api_client, logs
 from litefs.cli.flags import Flag, Usage
@@ -52,12 +53,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with api_client.request(parsed.texts["url"], "GET", "/export", query={"name": name}) as response:
             _download(response, temporary, Progress(f"exporting {name}", response.length, stream=sys.stderr))
-    except BaseException as error:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise LiteFSError(f"cannot write {temporary}: {error.strerror}") from error
-        raise
+    except OSError as error:
+        raise LiteFSError(f"cannot write {temporary}: {error.strerror}") from error
     try:
         _replace(path, temporary)
     except OSError as error:
@@ -66,17 +63,26 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _download(response: http.client.HTTPResponse, temporary: str, progress: Progress) -> None:
-    """Writes the body to `temporary` and syncs it."""
-    expected = response.length
-    with open(temporary, "xb") as file:
-        while piece := response.read(_PIECE_BYTES):
-            file.write(piece)
-            progress.advance(len(piece))
-        if expected is not None and progress.done_bytes != expected:
-            raise PeerError(f"the node closed the connection after {progress.done_bytes} of {expected} bytes")
-        file.flush()
-        os.fsync(file.fileno())
+    """Writes the body to `temporary` and syncs it, or removes it."""
+    # Over what a killed process of the same id left: in a container each may have the same.
+    with open(temporary, "wb") as file:
+        try:
+            _receive(response, file, progress)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(temporary)
+            raise
     progress.finish()
+
+
+def _receive(response: http.client.HTTPResponse, file: BinaryIO, progress: Progress) -> None:
+    expected = response.length
+    while piece := response.read(_PIECE_BYTES):
+        file.write(piece)
+        progress.advance(len(piece))
+    if expected is not None and progress.done_bytes != expected:
+        raise PeerError(f"the node closed the connection after {progress.done_bytes} of {expected} bytes")
 
 
 def _replace(path: str, temporary: str) -> None:

@@ -1,6 +1,7 @@
 """`litefs import` and `litefs export`, against a small HTTP server of the test."""
 
 import http.server
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -161,6 +162,19 @@ def test_exports_what_the_node_sends(peer: Peer, tmp_path: Path, *, chunked: boo
     assert path.read_bytes() == peer.body
     assert peer.asked == [("GET", "/export?name=a+b.db", b"")]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_export_goes_on_where_one_of_the_same_process_id_was_killed(peer: Peer, tmp_path: Path) -> None:
+    """In a container each of them may have the same. What is there may be a copy that could not be put in place."""
+    path = tmp_path / "out.db"
+    left = tmp_path / f"out.db.{os.getpid()}.tmp"
+    left.write_bytes(b"left, and longer than the next")
+    peer.status = 503
+    assert export(peer, path) == 1
+    assert left.exists()
+    peer.status, peer.body = 200, b"new"
+    assert export(peer, path) == 0
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"out.db": b"new"}
 
 
 def test_export_replaces_the_database_and_what_belongs_to_the_old_one(peer: Peer, tmp_path: Path) -> None:
