@@ -51,7 +51,20 @@ def test_a_primary_lists_databases_positions_and_side_files(own_judge: Judge) ->
         connection.sql("CREATE TABLE t (n)")
         name = session.path().name
         expected = [".lag", name, f"{name}-pos", f"{name}-shm", f"{name}-wal"]
-        assert [each for each in _listing(own_judge.node) if each not in (".", "..")] == expected
+        assert sorted(each for each in _listing(own_judge.node) if each not in (".", "..")) == expected
+
+    own_judge.check(own_judge.play(scenario, own_judge.node))
+
+
+def test_a_listing_that_the_kernel_keeps_follows_what_comes_and_goes(own_judge: Judge) -> None:
+    def scenario(session: Session) -> None:
+        session.connect().sql("CREATE TABLE t (n)")
+        name = session.path().name
+        for _ in range(3):
+            assert f"{name}-x" not in _listing(own_judge.node)
+            session.run("touch", f"{session.path()}-x")
+            assert f"{name}-x" in _listing(own_judge.node)
+            session.run("rm", f"{session.path()}-x")
 
     own_judge.check(own_judge.play(scenario, own_judge.node))
 

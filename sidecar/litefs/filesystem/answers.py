@@ -104,6 +104,13 @@ class Answers(pyfuse3.Operations):
         """Never wanted again: an upcall less for each close, and none at all in a dying process."""
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
+    async def opendir(self, number: int, ctx: pyfuse3.RequestContext) -> int:
+        """Never wanted again, nor its end: SQLite opens the directory of a journal that it deletes, to sync it.
+
+        The kernel keeps what a listing said from now on, until the directory's modification time is another.
+        """
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """Never wanted again: names are durable with the log."""
         raise pyfuse3.FUSEError(errno.ENOSYS)

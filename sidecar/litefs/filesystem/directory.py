@@ -8,8 +8,9 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from operator import itemgetter
 
 import pyfuse3
 
@@ -18,7 +19,9 @@ from litefs.filesystem.handles import Handle
 from litefs.filesystem.inodes import (
     NAME_TIMEOUT_S,
     SPECIAL_KINDS,
+    START_SHIFT,
     TRANSACTION_KINDS,
+    UNCACHED_KINDS,
     UNREPLICATED_KINDS,
     Inode,
     InodeTable,
@@ -55,7 +58,6 @@ class Directory(Answers):
         self.on_first_journal: Callable[[Database], None] = lambda database: None
         self.invalidate: Callable[[Inode], None] = lambda inode: None
         self._handles: dict[int, Handle] = {}
-        self._listings: dict[int, list[str]] = {}
         self._next_handle = 0
 
     # ---- names ----
@@ -239,42 +241,27 @@ class Directory(Answers):
     # ---- directories ----
 
     @guarded
-    async def opendir(self, number: int, ctx: pyfuse3.RequestContext) -> int:
-        """Opens the root."""
-        fh = self._new_handle()
-        self._listings[fh] = []
-        return pyfuse3.FileHandleT(fh)
-
-    @guarded
-    async def releasedir(self, fh: int) -> None:
-        """The root is closed."""
-        del self._listings[fh]
-
-    @guarded
     async def readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
-        """Lists what was there when the listing began: names that come and go meanwhile must not hide others."""
-        if not start:
-            self._listings[fh] = self._names()
-        for index, name in enumerate(self._listings[fh][start:], start + 1):
-            inode = self._find(name)
-            if inode is None:
-                continue
-            if not pyfuse3.readdir_reply(token, os.fsencode(name), inode.entry(self._size(inode)), index):
-                return
-            inode.lookup_n += 1
+        """Lists what stands behind the place `start`. The kernel asks piece by piece, and keeps what it was told."""
+        for place, inode in sorted(self._places(), key=itemgetter(0)):
+            if place > start:
+                if not pyfuse3.readdir_reply(token, os.fsencode(inode.name), inode.entry(self._size(inode)), place):
+                    return
+                inode.lookup_n += 1
 
-    def _names(self) -> list[str]:
-        """Returns `.lag`, `.primary`, then each database with its position, and the files beside them."""
-        names = [".lag", *([".primary"] if self.view.primary else [])]
-        for name in self.store.names():
-            names.append(name)
-            names.append(name + "-pos")
-        listed = set(names)
-        return names + sorted(
-            name
-            for name, inode in self.inodes.by_name.items()
-            if name not in listed and inode.kind is not Kind.REPLACEMENT
-        )
+    def _places(self) -> Iterator[tuple[int, Inode]]:
+        """Yields what a listing shows, each with a place of its own: what comes or goes meanwhile hides no other."""
+        specials = (".lag", ".primary")
+        for place, name in enumerate(specials, 1):
+            if (inode := self._find(name)) is not None:
+                yield place, inode
+        for inode in self.inodes.by_name.values():
+            if inode.kind is Kind.REPLACEMENT:
+                continue
+            place = len(specials) + 2 * (inode.number % (1 << START_SHIFT))
+            yield place, inode
+            if inode.kind is Kind.DATABASE and (position := self._find(inode.name + "-pos")) is not None:
+                yield place + 1, position
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """The kernel gives back references to inodes."""
@@ -291,8 +278,8 @@ class Directory(Answers):
         fh = self._new_handle()
         self._handles[fh] = Handle(inode, flags)
         inode.handle_n += 1
-        special = inode.kind in SPECIAL_KINDS
-        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), keep_cache=not special, direct_io=special)
+        uncached = inode.kind in UNCACHED_KINDS
+        return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fh), keep_cache=not uncached, direct_io=uncached)
 
     def _keep_attributes(self, inode: Inode, served: ServedDatabase) -> None:
         fd = served.database.base.fd

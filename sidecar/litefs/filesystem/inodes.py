@@ -51,6 +51,13 @@ class Kind(Enum):
 SPECIAL_KINDS = frozenset({Kind.POS, Kind.LOCK, Kind.PRIMARY, Kind.LAG})
 """Files that the server changes by itself: nothing about them is cached."""
 
+UNCACHED_KINDS = SPECIAL_KINDS | {Kind.JOURNAL}
+"""What is read and written past the kernel's page cache.
+
+A journal, because it is written once and hardly ever read, in records that begin at odd offsets: where the cache has
+not read the page that a record begins in, it makes two requests of the record.
+"""
+
 UNREPLICATED_KINDS = frozenset({Kind.SHM, Kind.TEMPORARY})
 """Anybody makes them, on a replica, too."""
 

@@ -243,6 +243,7 @@ class LinkServer:
                 self._on_role()
             case m.SetPrimary(hostname):
                 self._operations.view.primary = hostname
+                self._operations.inodes.root.note_change()  # a listing that the kernel keeps is out of date
             case m.KeepLogs(needed):
                 self._store.needed = needed
             case m.CloseSnapshot(snapshot_id):

@@ -4,7 +4,7 @@ Strategy: a request is answered from memory where it can be. What may take long 
 so that others are served meanwhile. Locks never come here: without FUSE_POSIX_LOCKS the kernel keeps them itself.
 
 Rules:
-    1. `flush`, `fsyncdir`, `access` and extended attributes answer ENOSYS once and are never sent again.
+    1. `flush`, `opendir`, `fsyncdir`, `access` and extended attributes answer ENOSYS once and are never sent again.
     2. Every operation is wrapped (`answers.guarded`): any exception becomes an errno, none ends the server.
     3. On a replica enforcement is at the creation of a journal, the opening of a WAL for writing, and the
        commit. Everything else is allowed, or a hot journal could not be rolled back.

@@ -82,6 +82,13 @@ def test_every_lookup_counts_until_it_is_forgotten(mount: FuselessMount) -> None
     assert mount.inodes.by_number[inode.number] is inode
 
 
+@pytest.mark.parametrize(("name", "is_cached"), [("a.db", True), ("a.db-wal", True), ("a.db-journal", False)])
+def test_the_kernel_keeps_pages_of_what_is_read_again(mount: FuselessMount, name: str, is_cached: bool) -> None:
+    mount.create("a.db")
+    info, _ = mount.do(mount.operations.create(ROOT, name.encode(), 0o644, SQLITE, context()))
+    assert (info.keep_cache, info.direct_io) == (is_cached, not is_cached)
+
+
 def test_a_new_file_has_the_mode_and_owner_of_its_maker(mount: FuselessMount) -> None:
     mount.create("a.db", mode=0o666, ctx=context(uid=os.getuid(), umask=0o027))
     entry = mount.lookup("a.db")

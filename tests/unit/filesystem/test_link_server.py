@@ -113,9 +113,11 @@ def test_a_role_moves_the_deadline_and_is_announced(link: Link) -> None:
 
 
 def test_what_the_node_says_of_the_cluster_is_shown(link: Link) -> None:
+    listed_ns = link.mount.operations.inodes.root.mtime_ns
     assert link.ask(m.SetPrimary("node-7"), m.SetLag(123)) == []
     assert (link.mount.view.primary, link.mount.view.primary_timestamp_ms) == ("node-7", 123)
     assert link.mount.lookup(".primary").st_size == len("node-7\n")
+    assert link.mount.operations.inodes.root.mtime_ns > listed_ns, "the kernel must not believe its old listing"
 
 
 # ---- order ----

@@ -138,6 +138,7 @@ def test_what_is_never_wanted_again_is_answered_so_once(mount: FuselessMount) ->
     fh = mount.create("a.db")
     for request in (
         operations.flush(fh),
+        operations.opendir(ROOT, context()),
         operations.fsyncdir(0, True),
         operations.access(ROOT, 4, context()),
         operations.getxattr(ROOT, b"security.capability", context()),
