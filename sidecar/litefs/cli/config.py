@@ -7,6 +7,7 @@ Guarantees: nothing is created, and nothing but the configuration file is opened
 """
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,14 +67,15 @@ def load_config(path: Path, *, environment: Mapping[str, str] | None = None, exp
 
     Args:
         path: the file.
-        environment: the variables that the file may refer to; by default those of this process.
+        environment: the variables that the file may refer to; by default those of this process, with HOSTNAME, which
+            LiteFS makes known where a container or a shell does not.
         expand: replace references to variables in the text.
 
     Raises:
         ConfigError: the file cannot be read, is no litefs.yml, or asks for what is not built yet. The message has one
             line per fault, each with file, line and key.
     """
-    variables = os.environ if environment is None else environment
+    variables = {"HOSTNAME": socket.gethostname(), **os.environ} if environment is None else environment
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

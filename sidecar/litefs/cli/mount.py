@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     parsed = USAGE.parse(arguments)
     if "tracing" in parsed.switches:
         raise ConfigError("not supported yet: -tracing")
-    # As LiteFS does: containers without it may still write ${HOSTNAME} in their configuration.
+    # As LiteFS does, for the applications of `exec`.
     os.environ.setdefault("HOSTNAME", socket.gethostname())
     config = _effective_config(parsed)
     plan = build_plan(config, command=parsed.command, skip_unmount="skip-unmount" in parsed.switches)

@@ -2,7 +2,6 @@
 
 import ipaddress
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +43,6 @@ def node_address(parsed: Arguments) -> NodeAddress:
     # Reading YAML takes a fifth of a second, which the other way need not pay.
     from litefs.cli.config import load_config  # noqa: PLC0415
 
-    os.environ.setdefault("HOSTNAME", socket.gethostname())  # as for `litefs mount`
     http = load_config(Path(config_path)).http
     return NodeAddress(url=_reachable_url(http.host, http.port), token=read_token(os.environ, http.token_file))
 

@@ -1,5 +1,6 @@
 """litefs.yml: what is read, what is refused, and how the refusal reads."""
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -254,6 +255,18 @@ def test_refuses_the_token_of_litefs_cloud(load: Load) -> None:
 )
 def test_checks_the_two_directories(load: Load, text: str, expected: str) -> None:
     assert expected in refusal(load, MINIMAL + text)
+
+
+def test_the_name_of_the_host_is_known_though_no_variable_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell has HOSTNAME for itself, and does not tell the commands that read the configuration."""
+    monkeypatch.delenv("HOSTNAME", raising=False)
+    path = tmp_path / "litefs.yml"
+    path.write_text(MINIMAL + "data: {dir: '/data/${HOSTNAME}'}")
+    assert load_config(path).data.dir == f"/data/{socket.gethostname()}"
+    monkeypatch.setenv("HOSTNAME", "another")
+    assert load_config(path).data.dir == "/data/another"
 
 
 def test_looks_in_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
