@@ -175,6 +175,7 @@ class FakeLease:
             self._session = session
             self._memory[:] = [session]
             self._is_held = True
+            self._keeper.sessions[session].freshness = None
             self._extend()
         self._keeper.give(self._as_holder(session))
         return True
@@ -216,7 +217,6 @@ class FakeLease:
                 self._forget()
                 raise LeaseLostError("the key is held by a stranger")
             if was_held:
-                self._keeper.sessions[self._session].freshness = None
                 self._extend()
                 if holder is None:
                     self._take(self._session)
@@ -233,7 +233,6 @@ class FakeLease:
                 raise LeaseLostError("this node is not the primary")
             self._extend()
             session = self._session
-            self._keeper.sessions[session].freshness = None
             self._forget()
             self._memory.clear()
         return session

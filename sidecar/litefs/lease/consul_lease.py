@@ -25,6 +25,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -181,7 +182,11 @@ class ConsulLease:
     def acquire(self) -> bool:
         """Tries once to lock the key with this node's session."""
         session = self._open_session()
-        return self._lock_key(session, acquire=session)
+        if not self._lock_key(session, acquire=session):
+            return False
+        with suppress(LeaseUnavailableError):  # then it stays, at most as long as the session
+            self._delete_entry()  # a primary is no candidate
+        return True
 
     def take_over(self, lease_id: str) -> bool:
         """Goes on with the session of the node that handed the lease over, instead of its own."""
@@ -275,11 +280,6 @@ class ConsulLease:
         with self._lock:
             if self._is_held and self._session == session:
                 self._until = sent + self._terms.ttl_s * (1.0 - MARGIN_FRACTION)
-            else:
-                return
-        if self._has_entry:
-            self._has_entry = False
-            self._renewing.delete(self._entry_key)  # a primary is no candidate
 
     def _lock_again(self, session: str) -> Entry | None:
         """Locks a key that somebody deleted or released. Returns it as it is now; None if it is ours no more.
@@ -381,8 +381,8 @@ class ConsulLease:
 
     def _delete_entry(self) -> None:
         if self._has_entry:
-            self._has_entry = False
             self._asking.delete(self._entry_key)
+            self._has_entry = False
 
     # ---- the election ----
 

@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -348,6 +349,28 @@ def test_a_lease_behind_tls_with_client_certificates_and_a_token(
         few = {name: value for name, value in environment.items() if not name.startswith(missing[:-5])}
         with pytest.raises(LeaseUnavailableError):
             lease(ConsulAddress.parse(f"https://:{TOKEN}@{host}", few)).acquire()
+
+
+def test_a_candidacy_that_cannot_be_ended_keeps_nobody_from_leading_and_ends_with_a_handoff(
+    agent: ConsulAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = ConsulTerms(address=ConsulAddress.parse(agent.url, {}), key="unended", ttl_s=30.0, lock_delay_s=0.001)
+    a, b = (ConsulLease(terms, identity_of(name), tmp_path / name) for name in "ab")
+    a.publish(1)
+
+    def fail(_key: str) -> NoReturn:
+        raise LeaseUnavailableError("no answer")
+
+    monkeypatch.setattr(a._asking, "delete", fail)
+    assert a.acquire()
+    with pytest.raises(LeaseUnavailableError):
+        a.hand_off()
+    assert a.term
+    monkeypatch.undo()
+    assert b.take_over(a.hand_off())
+    a.publish(2)
+    assert a.is_published
+    b.release()
 
 
 def test_a_node_that_cannot_keep_its_session_on_disk_leads_all_the_same(
