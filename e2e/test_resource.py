@@ -24,6 +24,8 @@ def _empty_cluster(kubectl: Kubectl, installation: Installation) -> None:
         ({"lease": {"type": "static"}}, "lease.static.primary is required when lease.type is static"),
         ({"lease": {"static": {"primary": "blog-0"}}}, "lease.static needs lease.type: static"),
         ({"candidates": {"rule": "ordinals"}}, "candidates.below is required when candidates.rule is ordinals"),
+        ({"lease": {"consul": {"ttl": "9.9s"}}}, "lease.consul.ttl: Consul takes from 10s to 24h"),
+        ({"lease": {"consul": {"ttl": "25h"}}}, "lease.consul.ttl: Consul takes from 10s to 24h"),
         ({"mount": {"path": "/litefs"}}, "spec.mount.path"),
         ({"unheard": "of"}, "unheard"),
     ],

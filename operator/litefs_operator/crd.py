@@ -60,6 +60,9 @@ class Consul:
         "has(self.key) == has(oldSelf.key) && (!has(self.key) || self.key == oldSelf.key)": (
             "lease.consul.key cannot be changed: running pods keep the old lease, and there would be two primaries"
         ),
+        "!has(self.ttl) || duration(self.ttl) >= duration('10s') && duration(self.ttl) <= duration('24h')": (
+            "lease.consul.ttl: Consul takes from 10s to 24h"
+        ),
     }
 
     url: str | None = described(
@@ -75,9 +78,7 @@ class Consul:
         pattern=_PLAIN,
         maxLength=512,
     )
-    ttl: str = described(
-        "How long the lease lasts without renewal. Consul takes no less than 10s.", default="10s", pattern=_DURATION
-    )
+    ttl: str = described("How long the lease lasts without renewal, from 10s to 24h.", default="10s", pattern=_DURATION)
     lock_delay: str = described(
         "How long Consul refuses a new primary after one that vanished.", default="1s", pattern=_DURATION
     )
