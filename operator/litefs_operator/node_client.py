@@ -8,6 +8,7 @@ Source: the sidecar's docs, `GET /status`: a document that grows by fields; what
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -150,7 +151,7 @@ class NodeClient:
             silence = Silence.DENIED if status == HTTPStatus.UNAUTHORIZED else Silence.STRANGE
             message = f"HTTP {status}"
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            message = str(error) or type(error).__name__
+            message = _reason(error)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             silence, message = Silence.STRANGE, f"{type(error).__name__}: {error}"
         last = before.answered_at if before is not None else 0.0
@@ -195,6 +196,12 @@ def read_answer(document: Mapping[str, Any]) -> Answer:
         positions={str(entry["name"]): str(entry["position"]) for entry in document.get("databases") or []},
         standing=standing,
     )
+
+
+def _reason(error: Exception) -> str:
+    """Returns a few words: aiohttp adds address and TLS, which change or do not matter."""
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number else str(error) or type(error).__name__
 
 
 def _host(ip: str) -> str:

@@ -4,12 +4,13 @@ Strategy: a condition is True only by a fresh sign that it holds. What could not
 never True.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from litefs_operator.node_client import Answer, Silence
-from litefs_operator.reconcile.observed import LeaseState, Member, Observation, Storage
+from litefs_operator.reconcile.observed import LeaseState, Member, Observation
 from litefs_operator.reconcile.primary import Primary
 
 LAG_MS_MAX = 10_000
@@ -152,12 +153,22 @@ def _lease_backend(seen: Observation, primary: Primary) -> Condition:
 
 
 def _storage(seen: Observation) -> Condition:
-    fleeting = [member.name for member in seen.members if member.counts and member.storage is Storage.GOES_WITH_POD]
+    users = defaultdict[str, list[str]](list)
+    for member in filter(lambda member: member.counts, seen.members):
+        users[member.claim].append(member.name)
+    fleeting = users.pop("", [])
+    shared = [f"{', '.join(pods)} share the claim {claim}" for claim, pods in users.items() if len(pods) > 1]
+    if shared:
+        message = (
+            f"{'; '.join(shared)}, with which one pod can run at a time: give each its own, as a StatefulSet does, or "
+            "set strategy.type: Recreate in a Deployment of one replica"
+        )
+        return Condition(type="StorageDurable", status="False", reason="ClaimShared", message=message)
     if fleeting:
         message = f"the data go with the pod: {', '.join(fleeting)}"
         return Condition(type="StorageDurable", status="False", reason="GoesWithPod", message=message)
     return Condition(
-        type="StorageDurable", status="True", reason="Claims", message="every node has its data in a claim"
+        type="StorageDurable", status="True", reason="Claims", message="every node has its data in a claim of its own"
     )
 
 

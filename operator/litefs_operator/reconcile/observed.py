@@ -15,13 +15,6 @@ from litefs_operator.node_client import Probe
 Manifest = dict[str, Any]
 
 
-class Storage(StrEnum):
-    """How long a member's data last."""
-
-    DURABLE = "durable"
-    GOES_WITH_POD = "goes with the pod"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """What is kept of a pod.
@@ -37,6 +30,7 @@ class Member:
         is_ending: it was told to end.
         is_over: its containers ended for good.
         is_job: it belongs to a Job: not counted, and no candidate by default.
+        claim: the PersistentVolumeClaim that its data are in; "" where they go with the pod.
         labels: all of them.
         revision: what it was made with, `injection.revision_of`; "" if it was not injected.
         lease: where its sidecar keeps the lease, `lease_place`; "" if it was not injected.
@@ -55,7 +49,7 @@ class Member:
     is_ending: bool
     is_over: bool
     is_job: bool
-    storage: Storage
+    claim: str
     labels: Mapping[str, str]
     revision: str
     lease: str
@@ -86,7 +80,7 @@ def member_of(pod: Manifest) -> Member:
         is_ending="deletionTimestamp" in metadata,
         is_over=status.get("phase") in ("Succeeded", "Failed"),
         is_job=any(owner.get("kind") == "Job" for owner in metadata.get("ownerReferences") or []),
-        storage=_storage_of(metadata, spec),
+        claim=_claim_of(metadata, spec),
         labels=labels,
         revision=annotations.get(names.REVISION, ""),
         lease=lease_place(annotations.get(names.CONFIG, "")),
@@ -98,10 +92,10 @@ def _port_of(spec: Manifest) -> int:
     return next((int(port["containerPort"]) for entry in sidecars for port in entry.get("ports") or []), 0)
 
 
-def _storage_of(metadata: Manifest, spec: Manifest) -> Storage:
+def _claim_of(metadata: Manifest, spec: Manifest) -> str:
     name = (metadata.get("annotations") or {}).get(names.DATA_VOLUME, names.DATA_VOLUME_DEFAULT)
-    claimed = {entry["name"] for entry in spec.get("volumes") or [] if "persistentVolumeClaim" in entry}
-    return Storage.DURABLE if name in claimed else Storage.GOES_WITH_POD
+    volume: Manifest = next((entry for entry in spec.get("volumes") or [] if entry["name"] == name), {})
+    return str((volume.get("persistentVolumeClaim") or {}).get("claimName", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,6 +126,7 @@ def test_a_node_that_is_not_there_is_unreachable() -> None:
 
     found = asyncio.run(run())
     assert (found.silence, found.answered_at) == (Silence.UNREACHABLE, 0.0)
+    assert found.message == "Connection refused"
 
 
 def test_unknown_fields_are_ignored_and_absent_ones_are_unknown() -> None:

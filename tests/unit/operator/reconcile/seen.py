@@ -15,7 +15,6 @@ from litefs_operator.reconcile.observed import (
     Member,
     Memory,
     Observation,
-    Storage,
 )
 from litefs_operator.schema import parse
 
@@ -46,7 +45,7 @@ def member(index: int, **changes: Any) -> Member:
         "is_ending": False,
         "is_over": False,
         "is_job": False,
-        "storage": Storage.DURABLE,
+        "claim": f"data-{index}",
         "labels": {"app": "blog"},
         "revision": REVISION,
         "lease": "http://consul:8500, key litefs/web/blog",

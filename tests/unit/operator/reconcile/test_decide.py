@@ -13,7 +13,6 @@ from litefs_operator.reconcile.observed import (
     LeaseView,
     Memory,
     Observation,
-    Storage,
 )
 from litefs_operator.reconcile.primary import FREE_HOLD_S
 from litefs_operator.reconcile.status import is_news, same_status
@@ -374,8 +373,17 @@ def test_a_replica_that_says_what_keeps_it_is_quoted() -> None:
 
 
 def test_data_that_go_with_a_pod_are_not_durable() -> None:
-    members = [member(0), member(1, storage=Storage.GOES_WITH_POD)]
+    members = [member(0), member(1, claim="")]
     assert conditions(decide(seen(members=members)))["StorageDurable"] == ("False", "GoesWithPod")
+
+
+def test_pods_that_share_a_claim_are_named_with_what_to_do() -> None:
+    members = [member(0, claim="shop"), member(1, claim="shop"), member(2), member(3, claim="shop", is_ending=True)]
+    decision = decide(seen(members=members))
+    assert conditions(decision)["StorageDurable"] == ("False", "ClaimShared")
+    messages = {entry["type"]: entry["message"] for entry in decision.status["conditions"]}
+    assert "blog-0, blog-1 share the claim shop" in messages["StorageDurable"]
+    assert "Recreate" in messages["StorageDurable"]
 
 
 def test_the_time_of_a_condition_changes_with_its_status_only() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from litefs_operator.builders.services import disruption_budget, services
 from litefs_operator.crd import ClusterSpec
-from litefs_operator.reconcile.observed import Storage, budget_of, member_of, service_of
+from litefs_operator.reconcile.observed import budget_of, member_of, service_of
 from litefs_operator.reconcile.selectors import selects
 from tests.unit.operator.reconcile.seen import CLUSTER
 
@@ -44,7 +44,7 @@ def test_what_is_kept_of_a_pod() -> None:
     assert (member.name, member.cluster, member.ip, member.node_name) == ("blog-0", "blog", "10.0.0.1", "n1")
     assert (member.node, member.role, member.is_ready) == ("AB", "replica", True)
     assert member.counts
-    assert member.storage is Storage.DURABLE
+    assert member.claim == "c"
 
 
 def test_the_port_is_that_of_the_sidecar_in_the_pod() -> None:
@@ -97,14 +97,14 @@ def test_what_ends_or_belongs_to_a_job_does_not_count(path: str, value: Any) -> 
 @pytest.mark.parametrize("volume", [{"emptyDir": {}}, {"ephemeral": {}}])
 def test_a_volume_that_goes_with_the_pod_is_not_durable(volume: Manifest) -> None:
     pod = changed("spec.volumes", [{"name": "litefs-data", **volume}])
-    assert member_of(pod).storage is Storage.GOES_WITH_POD
+    assert member_of(pod).claim == ""
 
 
 def test_the_data_volume_is_the_one_that_the_pod_names() -> None:
     pod = changed("metadata.annotations", {"litefs.io/data-volume": "mine"})
-    assert member_of(pod).storage is Storage.GOES_WITH_POD
-    pod["spec"]["volumes"].append({"name": "mine", "persistentVolumeClaim": {"claimName": "c"}})
-    assert member_of(pod).storage is Storage.DURABLE
+    assert member_of(pod).claim == ""
+    pod["spec"]["volumes"].append({"name": "mine", "persistentVolumeClaim": {"claimName": "d"}})
+    assert member_of(pod).claim == "d"
 
 
 def as_the_api_server_has_it(manifest: Manifest) -> Manifest:
