@@ -245,8 +245,8 @@ class NodeApi:
 
     async def metrics(self) -> Response:
         """Reports to Prometheus."""
-        counters = await get_running_loop().run_in_executor(self._executor, self._metrics.ask)
-        return Response(self._metrics.exposition(counters), headers={"Content-Type": METRICS_CONTENT_TYPE})
+        exposition = await get_running_loop().run_in_executor(self._executor, self._metrics.exposition)
+        return Response(exposition, headers={"Content-Type": METRICS_CONTENT_TYPE})
 
     async def healthz(self) -> Response:
         """Says that the process works."""

@@ -1,7 +1,8 @@
 """What `GET /metrics` reports, under LiteFS's names where it has one, under ours beside them.
 
 Strategy: nothing is counted twice. A scrape reads the feed, the followers and the node, asks the filesystem process
-for what that has counted, and turns all of it into samples; between scrapes monitoring costs next to nothing.
+for what that has counted, and turns all of it into samples; between scrapes monitoring costs next to nothing. That
+goes on beside the event loop, for many databases take a while: what the loop changes meanwhile is copied first.
 docs/metrics.md lists them; a test holds the list against this module.
 
 LiteFS's counts of writes per kind of file are not reported: requests do not mean here what they mean there.
@@ -45,23 +46,11 @@ class Metrics:
     def __init__(self, node: NodeView, feed: CommitFeed, followers: Followers) -> None:
         """Args: followers: the streams that are served."""
         self._registry = CollectorRegistry(auto_describe=False)
-        self._node = node
-        self._collector = _NodeCollector(node, feed, followers)
-        self._registry.register(self._collector)
+        self._registry.register(_NodeCollector(node, feed, followers))
         ProcessCollector(registry=self._registry)
 
-    def ask(self) -> Counters | None:
-        """Returns what the filesystem process has counted, waiting for it; None if it is gone or hangs."""
-        try:
-            counters = self._node.call(AskCounters())
-        except (LinkClosedError, LinkSilentError):
-            return None
-        assert isinstance(counters, Counters), counters
-        return counters
-
-    def exposition(self, counters: Counters | None) -> bytes:
-        """Returns all samples in Prometheus's text format 0.0.4, those of `counters` among them."""
-        self._collector.counters = counters
+    def exposition(self) -> bytes:
+        """Returns all samples in Prometheus's text format 0.0.4. Waits for the filesystem process and for the disk."""
         # The library ends counters in `_total`; LiteFS's names, and dashboards made for them, do not.
         return _OUR_COUNTER_HEADS.sub(rb"\1 ", generate_latest(self._registry))
 
@@ -71,7 +60,6 @@ class _NodeCollector(Collector):
         self._node = node
         self._feed = feed
         self._followers = followers
-        self.counters: Counters | None = None
 
     def collect(self) -> Iterator[Metric]:
         """Yields all metrics of the node, its databases and its followers."""
@@ -98,9 +86,11 @@ class _NodeCollector(Collector):
         yield _metric("litefs_lease_event_count", "What happened to role and lease.", "counter", events)
 
     def _of_filesystem(self) -> Iterator[Metric]:
-        counters = self.counters
-        if counters is None:
+        try:
+            counters = self._node.call(AskCounters())
+        except (LinkClosedError, LinkSilentError):
             return
+        assert isinstance(counters, Counters), counters
         refused = [({"reason": reason}, n) for reason, n in sorted(counters.refused_n.items())]
         yield _metric("litefs_refused_count", "Writes and commits that were refused.", "counter", refused)
         latencies = HistogramMetricFamily(
@@ -137,16 +127,17 @@ class _NodeCollector(Collector):
         yield each("litefs_db_ltx_bytes", "Number of bytes used by LTX files on disk.", (size for _, size in extents))
 
     def _of_followers(self) -> Iterator[Metric]:
-        followers = self._followers
-        yield _gauge("litefs_http_stream_count", "Number of streams currently connected.", len(followers.connected))
+        followers, databases = self._followers, dict(self._feed.positions)
+        connected = list(followers.connected)
+        yield _gauge("litefs_http_stream_count", "Number of streams currently connected.", len(connected))
         text = "Streams dropped for want of a sign of life."
         yield _metric("litefs_follower_silent_count", text, "counter", [({}, followers.silent_n)])
         frames = [({"db": name, "type": kind}, n) for (name, kind), n in sorted(followers.frame_counts.items())]
         yield _metric("litefs_http_frame_send_count", "Number of frames sent.", "counter", frames)
-        labels = [{"node": each.node_id, "address": each.address} for each in followers.connected]
-        sent = zip(labels, (each.sent_bytes for each in followers.connected), strict=True)
+        labels = [{"node": each.node_id, "address": each.address} for each in connected]
+        sent = zip(labels, (each.sent_bytes for each in connected), strict=True)
         yield _metric("litefs_follower_sent_bytes", "Bytes of the stream sent to a follower.", "gauge", sent)
-        behind = zip(labels, (each.behind_n(self._feed.positions) for each in followers.connected), strict=True)
+        behind = zip(labels, (each.behind_n(databases) for each in connected), strict=True)
         yield _metric("litefs_follower_behind_txn_count", "Transactions not yet sent to a follower.", "gauge", behind)
 
 
