@@ -88,3 +88,13 @@ def test_services_have_the_pods_that_their_names_say(blog: Blog) -> None:
 def test_every_node_can_be_lost_but_one_at_a_time(blog: Blog) -> None:
     budget = blog.kubectl.get("poddisruptionbudget", workloads.CLUSTER)
     assert budget["spec"]["minAvailable"] == 2
+
+
+def test_a_pod_of_the_stateful_set_cannot_go_to_another_cluster_while_the_others_run(blog: Blog) -> None:
+    blog.kubectl.apply(workloads.cluster("renamed", data={"allowEphemeral": True}))
+    pod = workloads.pod("renamed", blog.image, asks=workloads.annotations("renamed"))
+    pod["metadata"]["ownerReferences"] = blog.kubectl.get("pod", PODS[0])["metadata"]["ownerReferences"]
+    with pytest.raises(CommandError, match=r"so there would be two primaries.*\(LeaseElsewhere\)"):
+        blog.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+    del pod["metadata"]["ownerReferences"]
+    blog.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))

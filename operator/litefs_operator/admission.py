@@ -19,7 +19,7 @@ from litefs_operator.injection_status import InjectionStatus
 from litefs_operator.known import ClusterKey, Known, cluster_key, kept_of
 from litefs_operator.kube import KubeApi, Manifest, object_path
 from litefs_operator.metrics import Metrics
-from litefs_operator.pod_request import cluster_name, wants_sidecar
+from litefs_operator.pod_request import cluster_name, controller_of, wants_sidecar
 from litefs_operator.schema import parse
 
 _log = logging.getLogger("litefs_operator.admission")
@@ -47,7 +47,7 @@ class Admission:
         self,
         kube: KubeApi,
         known: Known,
-        leases: Callable[[ClusterKey], Mapping[str, str]],
+        leases: Callable[[ClusterKey, str], Mapping[str, str]],
         installation: Installation,
         status: InjectionStatus,
         metrics: Metrics,
@@ -57,7 +57,7 @@ class Admission:
         """Keeps what it asks.
 
         Args:
-            leases: tells where each pod of a cluster keeps its lease, by the pod's name.
+            leases: tells where each pod keeps its lease that one of a cluster and controller must agree with, by name.
             reads_namespaces: the operator may; otherwise Pod Security of a namespace is not looked at.
         """
         self._kube = kube
@@ -82,7 +82,7 @@ class Admission:
             manifest = await self._cluster(review.namespace, cluster_name(annotations))
             labels = await self._namespace_labels(review.namespace)
             injected = inject(review.pod, _cluster_of(manifest, labels), self._installation)
-            _check_lease(injected, self._leases(cluster_key(manifest)))
+            _check_lease(injected, self._leases(cluster_key(manifest), controller_of(review.pod)))
         except RefusedError as refused:
             self._metrics.refusals.labels(refused.reason).inc()
             if not review.is_dry_run:
@@ -144,8 +144,8 @@ def _check_lease(injected: Injected, others: Mapping[str, str]) -> None:
             raise RefusedError(
                 "LeaseElsewhere",
                 f"the lease of the pod {name} is at {there}, and that of this one would be at {here}, so there would "
-                "be two primaries: let all pods of the LiteFSCluster end before the first one starts again, or undo "
-                "the change",
+                "be two primaries: let all pods end before the first one starts again (kubectl scale --replicas=0), or "
+                "undo the change",
             )
 
 

@@ -65,6 +65,12 @@ def cluster_name(annotations: Mapping[str, str]) -> str:
     return name
 
 
+def controller_of(pod: Mapping[str, Any]) -> str:
+    """Returns the uid of the StatefulSet, ReplicaSet or Job that a pod belongs to; "" if to none."""
+    owners = pod["metadata"].get("ownerReferences") or []
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), "")
+
+
 def read_request(pod: Mapping[str, Any], spec: ClusterSpec) -> PodRequest:
     """Reads the annotations of a pod that asks for a sidecar.
 

@@ -142,7 +142,7 @@ class Operator:
         return Admission(
             self._kube,
             self._known,
-            lambda key: {member.name: member.lease for member in self._stores.members(key)},
+            self._stores.leases,
             self._installation,
             self._status,
             self._metrics,

@@ -11,6 +11,7 @@ from litefs_operator.builders.sidecar_config import lease_place
 from litefs_operator.consul import Holder
 from litefs_operator.crd import ClusterSpec
 from litefs_operator.node_client import Probe
+from litefs_operator.pod_request import controller_of
 
 Manifest = dict[str, Any]
 
@@ -30,6 +31,7 @@ class Member:
         is_ending: it was told to end.
         is_over: its containers ended for good.
         is_job: it belongs to a Job: not counted, and no candidate by default.
+        controller: uid of the StatefulSet, ReplicaSet or Job that it belongs to; "" if to none.
         claim: the PersistentVolumeClaim that its data are in; "" where they go with the pod.
         labels: all of them.
         revision: what it was made with, `injection.revision_of`; "" if it was not injected.
@@ -49,6 +51,7 @@ class Member:
     is_ending: bool
     is_over: bool
     is_job: bool
+    controller: str
     claim: str
     labels: Mapping[str, str]
     revision: str
@@ -80,6 +83,7 @@ def member_of(pod: Manifest) -> Member:
         is_ending="deletionTimestamp" in metadata,
         is_over=status.get("phase") in ("Succeeded", "Failed"),
         is_job=any(owner.get("kind") == "Job" for owner in metadata.get("ownerReferences") or []),
+        controller=controller_of(pod),
         claim=_claim_of(metadata, spec),
         labels=labels,
         revision=annotations.get(names.REVISION, ""),

@@ -63,6 +63,19 @@ class Stores:
         found = self._members.get(key, {})
         return tuple(found[name] for name in sorted(found) if not found[name].is_over)
 
+    def leases(self, key: ClusterKey, controller: str) -> Mapping[str, str]:
+        """Returns where each pod keeps its lease that a new one must agree with, by name.
+
+        Args:
+            key: of the new pod's cluster.
+            controller: of the new pod. Its other pods count though they are of another cluster: it was renamed.
+        """
+        members = list(self.members(key))
+        if controller:
+            others = [other for other in self._members if other[0] == key[0] and other != key]
+            members += [member for other in others for member in self.members(other) if member.controller == controller]
+        return {member.name: member.lease for member in members}
+
     def services(self, key: ClusterKey) -> Mapping[str, KeptService]:
         """Returns the Services that were made for a cluster of this name, by name."""
         return dict(self._services.get(key, {}))

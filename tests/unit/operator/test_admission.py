@@ -9,6 +9,7 @@ from litefs_operator.errors import RefusedError
 from litefs_operator.events import EventRecorder
 from litefs_operator.injection import Injected, Installation
 from litefs_operator.injection_status import InjectionStatus
+from litefs_operator.known import ClusterKey
 from litefs_operator.metrics import Metrics
 from tests.unit.operator.fake_kube import FakeKube
 
@@ -44,17 +45,22 @@ class World:
         self.kube.put("/api/v1/namespaces/web", {"metadata": {"name": "web", "labels": {}}})
         self.metrics = Metrics()
         self.leases: dict[str, str] = {}
+        self.asked_for: list[tuple[ClusterKey, str]] = []
         self.events = EventRecorder(cast("Any", self.kube), "litefs-operator", "op-1")
         self.status = InjectionStatus(cast("Any", self.kube), self.events)
         self.admission = Admission(
             cast("Any", self.kube),
             cast("Any", Watched(knows=knows)),
-            lambda _key: self.leases,
+            self.leases_of,
             Installation(image="litefs:1", consul_url="http://consul:8500"),
             self.status,
             self.metrics,
             reads_namespaces=reads_namespaces,
         )
+
+    def leases_of(self, key: ClusterKey, controller: str) -> Mapping[str, str]:
+        self.asked_for.append((key, controller))
+        return self.leases
 
     def decide(self, pod: Pod, *, is_dry_run: bool = False, until: tuple[str, ...] = ()) -> Injected | None:
         """Decides, and lets the background write until the API server has heard of `until`."""
@@ -124,8 +130,10 @@ def test_a_pod_whose_lease_would_be_elsewhere_than_that_of_the_others_is_refused
     world.leases = {"blog-0": "http://consul:8500, key litefs/web/blog", "made-by-hand": ""}
     assert world.decide(pod, is_dry_run=True) is not None
     world.leases["blog-1"] = "http://another:8500, key litefs/web/blog"
+    pod["metadata"]["ownerReferences"] = [{"uid": "other"}, {"uid": "s-1", "controller": True}]
     with pytest.raises(RefusedError, match=r"pod blog-1 is at http://another:8500.*\(LeaseElsewhere\)"):
         world.decide(pod)
+    assert world.asked_for == [(("web", "blog"), ""), (("web", "blog"), "s-1")]
 
 
 def test_a_pod_is_refused_while_the_api_server_does_not_answer(pod: Pod) -> None:

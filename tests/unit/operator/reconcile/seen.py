@@ -45,6 +45,7 @@ def member(index: int, **changes: Any) -> Member:
         "is_ending": False,
         "is_over": False,
         "is_job": False,
+        "controller": "s-1",
         "claim": f"data-{index}",
         "labels": {"app": "blog"},
         "revision": REVISION,

@@ -18,7 +18,7 @@ POD: Manifest = {
         "uid": "p",
         "labels": {"litefs.io/cluster": "blog", "litefs.io/node": "AB", "litefs.io/role": "replica", "app": "blog"},
         "annotations": {"litefs.io/config": "{}"},
-        "ownerReferences": [{"kind": "StatefulSet", "name": "blog", "uid": "s"}],
+        "ownerReferences": [{"kind": "StatefulSet", "name": "blog", "uid": "s", "controller": True}],
     },
     "spec": {"nodeName": "n1", "volumes": [{"name": "litefs-data", "persistentVolumeClaim": {"claimName": "c"}}]},
     "status": {
@@ -44,7 +44,7 @@ def test_what_is_kept_of_a_pod() -> None:
     assert (member.name, member.cluster, member.ip, member.node_name) == ("blog-0", "blog", "10.0.0.1", "n1")
     assert (member.node, member.role, member.is_ready) == ("AB", "replica", True)
     assert member.counts
-    assert member.claim == "c"
+    assert (member.controller, member.claim) == ("s", "c")
 
 
 def test_the_port_is_that_of_the_sidecar_in_the_pod() -> None:

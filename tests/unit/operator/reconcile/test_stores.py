@@ -1,6 +1,7 @@
 import asyncio
 import copy
 import itertools
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any, cast
@@ -82,6 +83,26 @@ def test_everything_is_found_by_its_cluster() -> None:
         assert stores.members(("web", "shop")) == ()
 
     run(Server(listed()), (), talk)
+
+
+def test_a_new_pod_must_agree_with_its_cluster_and_with_its_controller() -> None:
+    def pod(name: str, cluster: str, controller: str) -> Manifest:
+        made = versioned(POD, **{"litefs.io/cluster": cluster})
+        made["metadata"] |= {"name": name, "ownerReferences": [{"kind": "X", "uid": controller, "controller": True}]}
+        made["metadata"]["annotations"]["litefs.io/config"] = (
+            f'{{"lease": {{"consul": {{"url": "u", "key": "{name}"}}}}}}'
+        )
+        return made
+
+    async def talk(stores: Stores, _told: Any) -> None:
+        assert sorted(stores.leases(("web", "new"), "s")) == ["a", "b", "d"]
+        assert sorted(stores.leases(("web", "new"), "t")) == ["c", "d"]
+        assert sorted(stores.leases(("web", "new"), "")) == ["d"]
+        assert stores.leases(("shop", "new"), "s") == {}
+        assert stores.leases(("web", "new"), "")["d"] == stores.members(("web", "new"))[0].lease != ""
+
+    pods = [pod("a", "old", "s"), pod("b", "old", "s"), pod("c", "another", "t"), pod("d", "new", "v")]
+    run(Server({**listed(), "/api/v1/pods": pods}), (), talk)
 
 
 def test_only_pods_and_services_of_clusters_are_sent_by_the_api_server() -> None:
