@@ -25,20 +25,6 @@ class Plan:
         log_debug: write debug lines too.
     """
 
-    __slots__ = (
-        "commands",
-        "data_dir",
-        "exit_on_error",
-        "log_debug",
-        "log_format",
-        "log_timestamp",
-        "mount_dir",
-        "programs",
-        "settings",
-        "skip_sync",
-        "skip_unmount",
-    )
-
     def __init__(
         self,
         *,
