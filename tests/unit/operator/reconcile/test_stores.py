@@ -89,9 +89,8 @@ def test_a_new_pod_must_agree_with_its_cluster_and_with_its_controller() -> None
     def pod(name: str, cluster: str, controller: str) -> Manifest:
         made = versioned(POD, **{"litefs.io/cluster": cluster})
         made["metadata"] |= {"name": name, "ownerReferences": [{"kind": "X", "uid": controller, "controller": True}]}
-        made["metadata"]["annotations"]["litefs.io/config"] = (
-            f'{{"lease": {{"consul": {{"url": "u", "key": "{name}"}}}}}}'
-        )
+        config = {"lease": {"consul": {"url": "u", "key": name}}}
+        made["metadata"]["annotations"]["litefs.io/config"] = json.dumps(config)
         return made
 
     async def talk(stores: Stores, _told: Any) -> None:
