@@ -48,6 +48,7 @@ class Answers(pyfuse3.Operations):
         self._data_path = data_path
         self.refused_n: Counter[str] = Counter()
         """Requests that were refused, by reason."""
+        self.lists_without_opendir = True
         self.stop_at_once: Callable[[Exception], None] = lambda error: None
 
     def answer_to(self, error: Exception, operation: str) -> pyfuse3.FUSEError:
@@ -109,7 +110,9 @@ class Answers(pyfuse3.Operations):
 
         The kernel keeps what a listing said from now on, until the directory's modification time is another.
         """
-        raise pyfuse3.FUSEError(errno.ENOSYS)
+        if self.lists_without_opendir:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        return pyfuse3.FileHandleT(0)
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """Never wanted again: names are durable with the log."""

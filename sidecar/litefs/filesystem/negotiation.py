@@ -20,6 +20,8 @@ from litefs.errors import CorruptStateError
 from litefs.filesystem.loop import Loop
 
 AUTO_INVAL_DATA = 1 << 12
+NO_OPENDIR_SUPPORT = 1 << 24
+"""A directory whose opening was answered ENOSYS can be listed nevertheless (Linux 5.1)."""
 
 _FUSE_INIT = 26
 _OPCODE_OFFSET = 4
@@ -27,12 +29,15 @@ _FLAGS_OFFSET = 52
 _REQUEST_BYTES_MAX = 1 << 20  # the kernel refuses to fill a buffer that its largest request might not fit into
 
 
-def negotiate(loop: Loop, fuse_fd: int) -> None:
+def negotiate(loop: Loop, fuse_fd: int) -> int:
     """Has FUSE_INIT answered without `AUTO_INVAL_DATA`, as soon as libfuse reads `fuse_fd`.
 
     Args:
         loop: will run libfuse.
         fuse_fd: of a mount that was just made; neither it nor its number is closed.
+
+    Returns:
+        The features that the kernel offers.
 
     Raises:
         CorruptStateError: the first request is not FUSE_INIT.
@@ -55,6 +60,7 @@ def negotiate(loop: Loop, fuse_fd: int) -> None:
         ours.close()
 
     loop.watch(ours.fileno(), pass_answer_on)
+    return _features(request)
 
 
 def without_auto_inval_data(request: bytes) -> bytes:
@@ -67,6 +73,10 @@ def without_auto_inval_data(request: bytes) -> bytes:
     if opcode != _FUSE_INIT:
         raise CorruptStateError(f"the first request of the mount has opcode {opcode}, expected FUSE_INIT")
     changed = bytearray(request)
-    (flags,) = struct.unpack_from("=I", changed, _FLAGS_OFFSET)
-    struct.pack_into("=I", changed, _FLAGS_OFFSET, flags & ~AUTO_INVAL_DATA)
+    struct.pack_into("=I", changed, _FLAGS_OFFSET, _features(request) & ~AUTO_INVAL_DATA)
     return bytes(changed)
+
+
+def _features(request: bytes) -> int:
+    (flags,) = struct.unpack_from("=I", request, _FLAGS_OFFSET)
+    return int(flags)

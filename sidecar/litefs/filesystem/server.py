@@ -21,7 +21,7 @@ from litefs.errors import DiskLostError, LiteFSError
 from litefs.filesystem.inodes import Inode, InodeTable
 from litefs.filesystem.link_server import LinkServer
 from litefs.filesystem.loop import Loop
-from litefs.filesystem.negotiation import negotiate
+from litefs.filesystem.negotiation import NO_OPENDIR_SUPPORT, negotiate
 from litefs.filesystem.operations import Operations
 from litefs.filesystem.special_files import ClusterView
 from litefs.filesystem.wakefulness import Wakefulness
@@ -125,7 +125,8 @@ class FilesystemServer:
     def _begin(self) -> None:
         """Joins the kernel, the supervisor and the node process; all of them wait until the loop runs."""
         settings = self._settings
-        negotiate(self._loop, _fuse_descriptor())
+        features = negotiate(self._loop, _fuse_descriptor())
+        self._operations.lists_without_opendir = bool(features & NO_OPENDIR_SUPPORT)
         self._link.attach(socket.socket(fileno=settings.link_fd))
         self._loop.watch(self._control.fileno(), self._receive_control)
         self._send_control(Mounted(_mount_device(settings.mount_dir)))

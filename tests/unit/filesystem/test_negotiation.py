@@ -54,7 +54,7 @@ def test_the_descriptor_is_the_mounts_again_once_the_first_request_is_answered()
             if len(seen) == 1:
                 loop.call_later(0.01, send_another)
 
-    negotiate(loop, fuse_fd)
+    assert negotiate(loop, fuse_fd) == OTHER_FEATURES | AUTO_INVAL_DATA
     with kernel, device:
         loop.run(libfuse())
         assert seen == [request(FUSE_INIT, OTHER_FEATURES), b"second request"]

@@ -146,6 +146,11 @@ def test_what_is_never_wanted_again_is_answered_so_once(mount: FuselessMount) ->
         assert mount.errno(request) == errno.ENOSYS
 
 
+def test_a_kernel_that_cannot_list_what_it_did_not_open_opens_it(mount: FuselessMount) -> None:
+    mount.operations.lists_without_opendir = False
+    assert mount.do(mount.operations.opendir(ROOT, context())) == 0
+
+
 def test_directories_are_refused(mount: FuselessMount, caplog: pytest.LogCaptureFixture) -> None:
     request = mount.operations.mkdir(ROOT, b"a.db.lock", 0o755, context())
     assert mount.errno(request) == errno.EPERM
