@@ -28,8 +28,8 @@
 Boundaries translate once, by table: `filesystem/errno_table.py` (errno), `http/status_table.py`
 (HTTP status), `cli/exit_codes.py` (exit code). What is in no table is EIO, 500 or 1, with a traceback.
 
-What only one package raises and catches stands there: refused requests in `http/errors.py`, a gap in
-`storage/log_reader.py`, a call for help in `cli/flags.py`.
+More stand where they are raised: refused requests in `http/errors.py`, a gap in the log in `storage/log_reader.py`, a
+call for help in `cli/flags.py`.
 """
 
 
