@@ -247,13 +247,14 @@ class RoleDriver:
         if self._inbox.is_stopping:
             return Event.STOP
         self._note_damage()
-        if self._candidacy.may_lead and self._lease.resume() and self._inbox.hindrances <= {LEAVES}:
+        is_damaged = DAMAGED in self._inbox.hindrances
+        if is_damaged:
+            self._permit.take_back()  # before the lease is taken up: where this fails, nobody is to renew it
+        if self._candidacy.may_lead and self._lease.resume() and not is_damaged:
             return Event.RESUMED
         if self._inbox.hindrances:
-            self._permit.take_back()
             self._lease.release()
-        self._inbox.holder = self._lease.holder()
-        return Event.PRIMARY_SEEN if self._inbox.holder is not None else Event.NO_PRIMARY
+        return self._seen()
 
     def _replicate(self) -> Event:
         self._permit.take_back()
@@ -291,7 +292,9 @@ class RoleDriver:
         return must_follow
 
     def _leave(self) -> Event:
-        """Ends the candidacy of a replica, so that nobody waits for it."""
+        """Ends the candidacy of a replica, so that nobody waits for it, nor for it to take what it was handed."""
+        if self._inbox.handed:
+            self._lease.decline(self._inbox.handed)
         self._lease.release()
         return Event.STOP
 
@@ -312,10 +315,8 @@ class RoleDriver:
         self._duties.follow(None)
         if self._vacant_since is None:
             self._vacant_since = time.monotonic()
-        if self._inbox.is_stopping:
-            return self._leave()
-        if self._inbox.handed:
-            return Event.HANDED
+        if self._inbox.is_stopping or self._inbox.handed:
+            return self._seen()
         if not self._may_stand():
             self._inbox.wait(lambda: self._inbox.holder is not None, self._retry_s)
             return self._seen()
@@ -445,8 +446,9 @@ class RoleDriver:
             self._lease.release()
             return Event.STOP
         deadline = time.monotonic() + (LEAVE_TIMEOUT_S if is_leaving else HANDOFF_TIMEOUT_S)
-        if asked is not None and not is_leaving:
-            deadline = min(deadline, asked.deadline)
+        if asked is not None:
+            asked.node_id = target
+            deadline = deadline if is_leaving else min(deadline, asked.deadline)
         event = Event.LEASE_LOST
         try:
             reason = self._handing_over.give(target, deadline)

@@ -261,6 +261,54 @@ def test_a_handoff_that_fails_in_a_way_that_nobody_thought_of_leaves_the_primary
     eventually(lambda: b.accepts)
 
 
+def test_a_lease_that_is_handed_to_a_node_that_ends_is_free_at_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(role_driver, "HANDOFF_TIMEOUT_S", 2 * GENEROUS_S)
+    a, b = make("ab").start()
+    take_handed = b.driver.take_handed
+
+    def end_first(lease_id: str) -> None:
+        b.driver._inbox.is_stopping = True
+        take_handed(lease_id)
+
+    monkeypatch.setattr(b.driver, "take_handed", end_first)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(HandoffRefusedError, match="did not take the lease over"):
+        pool.submit(a.driver.hand_off, ord("b")).result(GENEROUS_S)
+    eventually(lambda: a.accepts)
+
+
+def test_a_new_process_does_not_keep_the_lease_of_a_filesystem_process_that_hangs(make: Make) -> None:
+    cluster = make("ab", ttl_s=2.0)
+    a, b = cluster.start()
+    a.driver.abandon()
+    cluster.keeper.is_reachable = False
+    a.boot().note_silence(True)
+    a.is_silent = True
+    a.driver.start()
+    eventually(lambda: a.driver.counters.unavailable)
+    cluster.keeper.is_reachable = True
+    until = a.until
+    eventually(lambda: b.accepts)
+    assert time.monotonic() >= until
+
+
+def test_whoever_asked_for_a_handoff_to_anybody_is_told_who_got_it_when_the_node_ends(make: Make) -> None:
+    cluster = make("ab")
+    a, b = cluster.start()
+    eventually(a.driver._lease.candidates)
+    b.following = None  # a candidate that follows only when commits have ended
+    a.log.clear()
+    with ThreadPoolExecutor(2) as pool:
+        outcome = pool.submit(a.driver.hand_off_to_freshest, GENEROUS_S)
+        eventually(lambda: a.driver._inbox.asked is not None)
+        stopped = pool.submit(a.driver.stop)
+        eventually(lambda: "closed" in a.log)
+        b.following = "a"
+        stopped.result(GENEROUS_S)
+        assert outcome.result(GENEROUS_S) == ord("b")
+
+
 def test_a_lease_that_is_handed_to_its_holder_does_not_keep_it_busy(make: Make) -> None:
     (a,) = make("a", ttl_s=SHORT_TTL_S).start()
     renewals = a.driver.counters.renewals
