@@ -138,21 +138,19 @@ class StreamIntake:
             if receiver.is_replacement:
                 self._hand_on()
                 self._take_over(receiver)
-                return
-            if receiver.spool_path is not None:
+            elif receiver.spool_path is None:
+                self._keep(receiver)
+            else:
                 self._hand_on()
                 self._replicas.append_spooled(self._name, receiver.spool_path, _position_after(receiver))
                 receiver.discard_spool()
-            else:
-                self._keep(receiver)
-                return
+                self._on_image(receiver.header.timestamp_ms)
         except FormatError as error:
             receiver.abort()
             raise PeerError(f"{self._name}: {error}") from error
         except BaseException:
             receiver.abort()
             raise
-        self._on_image(receiver.header.timestamp_ms)
 
     def _keep(self, receiver: ImageReceiver) -> None:
         """Has a small image wait for those that came with it."""
