@@ -174,6 +174,29 @@ def test_a_database_is_copied_into_the_mount(judge: Judge, mode: str, existing: 
     judge.compare(scenario)
 
 
+def test_a_backup_in_the_place_of_an_open_wal_database_is_what_everybody_sees(judge: Judge) -> None:
+    """`rm` and `cp` without a look at the WAL: on ext4 SQLite reads the old frames as pages of the new file."""
+    source = judge.bare_dir / "backup.db"
+
+    def scenario(session: Session) -> None:
+        backup = session.connect(str(source))
+        backup.sql("CREATE TABLE restored (id INTEGER PRIMARY KEY)")
+        backup.many("INSERT INTO restored VALUES (?)", [[row] for row in range(500)])
+        backup.close()
+        old = _filled(session, "WAL")
+        session.run("rm", session.path())
+        session.run("cp", source, session.path())
+        new = session.connect()
+        assert new.sql("SELECT count(*) FROM restored") == [[500]]
+        with pytest.raises(Exception, match="SQLITE_"):
+            old.sql("INSERT INTO t VALUES (8888, 'ghost')")
+        new.sql("PRAGMA journal_mode = WAL")
+        new.sql("INSERT INTO restored VALUES (9999)")
+        assert session.connect().sql("SELECT count(*) FROM restored") == [[501]]
+
+    judge.check(judge.play(scenario, judge.node))
+
+
 def test_a_database_is_filled_under_a_temporary_name_and_renamed(judge: Judge) -> None:
     """As rsync does without --inplace: O_NOFOLLOW, which is SQLite's, and O_EXCL, which is not."""
     script = (

@@ -153,16 +153,23 @@ class Directory(Answers):
         return inode
 
     def _served_for_new(self, kind: Kind, owner: str) -> ServedDatabase:
-        """Returns the database that a new file belongs to; one without a database file is made, not showing."""
+        """Returns the database that a new file belongs to; one without a database file is made, not showing.
+
+        What lies beside it under its name is its own, but what a dropped one of the same name left is not: SQLite would
+        take the frames of the old WAL for pages of the new database. On ESTALE the kernel asks anew what there is.
+        """
         served = self.store.databases.get(owner)
-        if kind is Kind.DATABASE:
-            served = self.store.create(owner)
-            for suffix in ("-journal", "-wal", "-shm"):
-                beside = self.inodes.by_name.get(owner + suffix)
-                if beside is not None:
-                    beside.served = served
-        elif served is None or served.dead:
-            served = self.store.create(owner, shows=False)
+        if kind is not Kind.DATABASE and served is not None and not served.dead:
+            return served
+        served = self.store.create(owner, shows=kind is Kind.DATABASE)
+        for suffix in ("-journal", "-wal", "-shm"):
+            beside = self.inodes.by_name.get(owner + suffix)
+            if beside is None:
+                continue
+            if beside.served is not None and beside.served.dead:
+                self.inodes.unname(beside)
+            else:
+                beside.served = served
         return served
 
     @guarded

@@ -62,7 +62,8 @@ UNREPLICATED_KINDS = frozenset({Kind.SHM, Kind.TEMPORARY})
 """Anybody makes them, on a replica, too."""
 
 TRANSACTION_KINDS = frozenset({Kind.JOURNAL, Kind.WAL})
-"""They die with a database that is replaced. Not `-shm`: whoever has it mapped would be killed by SIGBUS."""
+"""They die with a database that is replaced, or with their names if it was dropped. Not `-shm`: whoever has it mapped
+would be killed by SIGBUS."""
 
 
 class Inode:
@@ -96,7 +97,7 @@ class Inode:
         served = self.served
         if served is None or not served.dead:
             return False
-        return self.kind is Kind.DATABASE or (served.is_replaced and self.kind in TRANSACTION_KINDS)
+        return self.kind is Kind.DATABASE or ((served.is_replaced or self.unlinked) and self.kind in TRANSACTION_KINDS)
 
     def note_change(self) -> None:
         """The content changed now. Backup programs go by the time of change as much as by that of modification."""

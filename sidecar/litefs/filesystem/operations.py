@@ -21,7 +21,7 @@ import pyfuse3
 from litefs.filesystem.answers import guarded
 from litefs.filesystem.directory import Directory
 from litefs.filesystem.handles import Handle
-from litefs.filesystem.inodes import SPECIAL_KINDS, Inode, InodeTable, Kind
+from litefs.filesystem.inodes import SPECIAL_KINDS, TRANSACTION_KINDS, Inode, InodeTable, Kind
 from litefs.filesystem.loads import let_load_commit
 from litefs.filesystem.loop import Loop
 from litefs.filesystem.special_files import ClusterView, special_content
@@ -53,7 +53,8 @@ class Operations(Directory):
         """Opens a file; O_TRUNC comes in the flags, without a setattr after it."""
         self._check_may_open(ctx)
         inode = self._inode(number)
-        if inode.is_dead:
+        served = inode.served
+        if inode.is_dead or (inode.kind is Kind.SHM and inode.unlinked and served is not None and served.dead):
             raise pyfuse3.FUSEError(errno.ESTALE)
         writing = flags & os.O_ACCMODE & _WRITING
         if writing and inode.kind in SPECIAL_KINDS and inode.kind is not Kind.LOCK:
@@ -140,19 +141,11 @@ class Operations(Directory):
     def _write(self, handle: Handle, offset: int, data: bytes) -> Steps[None] | None:
         inode = handle.inode
         served = inode.served
-        if inode.kind is Kind.WAL and served is not None and not inode.unlinked:
+        if inode.kind in TRANSACTION_KINDS and served is not None:
             if served.dead:
                 raise pyfuse3.FUSEError(errno.ESTALE)
-            log = served.database.log
-            before = log.last_txid
-            steps = served.wal.write(offset, data)
-            if log.last_txid != before:
-                self._wal_sync.committed(served.database)
-            return steps
-        if inode.kind is Kind.JOURNAL and served is not None and not inode.unlinked:
-            if served.dead:
-                raise pyfuse3.FUSEError(errno.ESTALE)
-            return served.journal.write(offset, data)
+            if not inode.unlinked:
+                return self._write_beside(inode, served, offset, data)
         if inode.kind is Kind.DATABASE:
             if inode.is_dead:
                 raise pyfuse3.FUSEError(errno.ESTALE)
@@ -166,6 +159,16 @@ class Operations(Directory):
             raise pyfuse3.FUSEError(errno.ENOTCONN)
         inode.scratch.write(offset, data)
         return None
+
+    def _write_beside(self, inode: Inode, served: ServedDatabase, offset: int, data: bytes) -> Steps[None] | None:
+        if inode.kind is Kind.JOURNAL:
+            return served.journal.write(offset, data)
+        log = served.database.log
+        before = log.last_txid
+        steps = served.wal.write(offset, data)
+        if log.last_txid != before:
+            self._wal_sync.committed(served.database)
+        return steps
 
     @guarded
     async def fsync(self, fh: int, datasync: bool) -> None:

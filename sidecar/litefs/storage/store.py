@@ -139,7 +139,8 @@ class Store:
             served = self._serve(self._new_database(name, DatabaseState()))
         else:
             served = ServedDatabase(old.database)
-            served.journal, served.wal, served.shm = old.journal, old.wal, old.shm
+            if not old.dead:  # what lies beside it came first
+                served.journal, served.wal, served.shm = old.journal, old.wal, old.shm
             served.database.size = 0
             self.databases[name] = served
         served.database.exists = shows

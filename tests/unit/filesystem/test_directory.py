@@ -253,13 +253,16 @@ def test_files_that_come_and_go_leave_nothing(mount: FuselessMount) -> None:
     assert sizes() == before
 
 
-def test_a_file_that_goes_before_its_journal_leaves_the_journal(mount: FuselessMount) -> None:
+def test_a_file_that_goes_before_its_journal_leaves_the_journal_until_the_name_is_used_again(
+    mount: FuselessMount,
+) -> None:
     mount.release(mount.create("a.db"))
     mount.begin("a.db", 0)
     mount.unlink("a.db")
     assert mount.lookup("a.db").st_ino == 0
+    assert mount.lookup("a.db-journal").st_ino
     fh = mount.create("a.db")
-    mount.unlink("a.db-journal")
+    assert mount.lookup("a.db-journal").st_ino == 0
     mount.commit("a.db", fh, 1)
     assert mount.position() == 1
 
@@ -284,13 +287,46 @@ def test_a_database_made_anew_goes_on_behind_the_old_position(mount: FuselessMou
     assert mount.content() == b"".join(pages(7, 3))
 
 
-def test_the_files_beside_a_new_database_belong_to_it(mount: FuselessMount) -> None:
-    _, wal = mount.make_wal_database()
-    mount.unlink("a.db")
+def test_the_files_that_came_before_a_database_belong_to_it(mount: FuselessMount) -> None:
+    mount.begin("a.db", 0)
+    mount.create("a.db-shm")
+    wal = mount.create("a.db-wal")
     fh = mount.create("a.db")
+    mount.unlink("a.db-journal")
     mount.commit("a.db", fh, 5, wal=True)
     mount.wal_commit(wal, WAL, 0, {2: b"z" * PAGE_SIZE}, 2)
-    assert mount.position() == 4
+    assert mount.position() == 2
+    assert mount.inodes.by_name["a.db-shm"].served is mount.store.databases["a.db"]
+
+
+@pytest.mark.parametrize("first", ["a.db", "a.db-shm", "a.db-journal"])
+def test_the_files_beside_a_database_that_was_dropped_are_not_those_of_the_next_one(
+    mount: FuselessMount, first: str
+) -> None:
+    """As when a backup is put in the place of a database that an application has open: `rm` and `cp`.
+
+    SQLite would take the frames of the old WAL for pages of the new database, and no replica would see them.
+    """
+    _, wal = mount.make_wal_database()
+    shm = mount.create("a.db-shm")
+    numbers = [mount.lookup(f"a.db-{suffix}").st_ino for suffix in ("wal", "shm")]
+    frames = mount.wal_commit(wal, WAL, 0, {2: b"x" * PAGE_SIZE}, 2)
+    mount.unlink("a.db")
+    mount.release(mount.create(first))
+    if first == "a.db-journal":
+        mount.unlink(first)
+    fh = mount.open("a.db") if first == "a.db" else mount.create("a.db")
+    mount.commit("a.db", fh, 5)
+    position = mount.position()
+    assert mount.lookup("a.db-wal").st_ino == 0
+    assert mount.lookup("a.db-shm").st_ino != numbers[1]
+    for number in numbers:
+        assert mount.errno(mount.operations.open(number, SQLITE, context())) == errno.ESTALE
+    with pytest.raises(pyfuse3.FUSEError) as refused:
+        mount.wal_commit(wal, WAL, frames, {2: b"y" * PAGE_SIZE}, 2)
+    assert refused.value.errno == errno.ESTALE
+    assert mount.read(shm, 0, 1) == b"", "who has it mapped must not die"
+    assert (mount.position(), mount.content()) == (position, b"".join(pages(5)))
 
 
 def test_a_connection_that_outlives_its_database_commits_nothing_more(mount: FuselessMount) -> None:

@@ -208,10 +208,9 @@ def test_a_commit_in_a_wal_of_another_page_size_is_refused(world: World, player:
 def test_a_commit_in_the_wal_of_a_database_that_was_made_anew_with_other_pages_is_refused(
     world: World, player: Player
 ) -> None:
-    """The WAL was left behind when the database was removed."""
+    """A file was copied over the database, and its WAL stayed."""
     begin(player)
     write(player, at(0), frame(2, 0, page(1)))
-    world.drop(player)
     world.database().learn_page_size(2 * PAGE_SIZE)
     with pytest.raises(CommitRefusedError, match="another page size"):
         write(player, at(1), frame(3, 4, page(2)))
