@@ -37,24 +37,15 @@ class SqliteHeader:
 
     Attributes:
         page_size: in bytes.
-        write_version: 1 rollback journal, 2 WAL.
-        read_version: 1 rollback journal, 2 WAL.
         change_counter: incremented by each commit in rollback mode.
         page_n: size of the database in pages, as the header has it.
         version_valid_for: the change counter when page_n was written.
     """
 
     page_size: int
-    write_version: int
-    read_version: int
     change_counter: int
     page_n: int
     version_valid_for: int
-
-    @property
-    def is_wal(self) -> bool:
-        """Whether SQLite opens the database in WAL mode."""
-        return self.read_version == WAL_VERSION_BYTE
 
     @property
     def is_page_n_valid(self) -> bool:
@@ -80,8 +71,6 @@ class SqliteHeader:
             raise FormatError(f"database header: versions {write_version}, {read_version}")
         return cls(
             page_size=page_size,
-            write_version=write_version,
-            read_version=read_version,
             change_counter=counter,
             page_n=page_n,
             version_valid_for=valid_for,
