@@ -102,6 +102,8 @@ def _nobody(seen: Observation) -> Primary:
     since = seen.memory.free_since
     is_held = since is None or seen.now - since < FREE_HOLD_S
     message = "nobody holds the lease" if seen.members else "there is no pod of this cluster"
+    if seen.members and not is_held:
+        message += ", and the sidecars' logs say why (kubectl logs POD -c litefs)"
     return Primary(member=None, status="False", reason="NoPrimary", message=message, is_settled=not is_held)
 
 

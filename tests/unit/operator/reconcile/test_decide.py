@@ -131,6 +131,8 @@ def test_rw_stays_for_as_long_as_an_election_takes_and_then_selects_nobody() -> 
     assert late.role_labels == {"blog-0": "replica"}
     assert conditions(late)["PrimaryElected"] == ("False", "NoPrimary")
     assert late.status["phase"] == "NoPrimary"
+    assert "kubectl logs" in late.status["phaseReason"]
+    assert "kubectl logs" not in first.status["phaseReason"]
 
 
 def test_rw_goes_from_one_primary_to_the_next_without_selecting_nobody_between() -> None:
