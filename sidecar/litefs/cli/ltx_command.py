@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from litefs.cli.config import find_config, load_config
 from litefs.cli.exit_codes import FAILURE
 from litefs.cli.flags import Arguments, Flag, HelpRequestedError, Usage
 from litefs.cli.status_command import format_time, table
@@ -113,6 +112,9 @@ def _images(parsed: Arguments) -> Iterator[StoredImage]:
     if not paths and parsed.texts["data"]:
         paths = [Path(parsed.texts["data"])]
     elif not paths:
+        # Reading YAML takes a fifth of a second, which the other ways need not pay.
+        from litefs.cli.config import find_config, load_config  # noqa: PLC0415
+
         config = load_config(Path(parsed.texts["config"]) if parsed.texts["config"] else find_config())
         paths = [Path(config.data.dir)]
     for path in paths:
