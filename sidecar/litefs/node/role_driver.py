@@ -458,7 +458,7 @@ class RoleDriver:
             reason = str(error)
             if not is_leaving:
                 self._watch.note_unavailable(error)
-                event = Event.HANDOFF_FAILED  # and if it is not ours any more, that will be found out there
+                event = Event.HANDOFF_FAILED if self._lease.term else Event.LEASE_LOST
         except LeaseLostError as error:
             reason = str(error)
         self._inbox.finish_asked(reason)

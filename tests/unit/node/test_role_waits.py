@@ -233,6 +233,24 @@ def test_who_has_just_become_primary_can_hand_the_lease_on_though_its_watcher_is
     eventually(lambda: cluster.nodes[2].accepts)
 
 
+@pytest.mark.parametrize(("failing", "then"), [("hand_off", Role.PRIMARY), ("withdraw", Role.DEMOTING)])
+def test_a_primary_that_hands_over_and_cannot_reach_the_keeper_leads_on_if_it_has_not_given_the_lease_away(
+    make: Make, monkeypatch: pytest.MonkeyPatch, failing: str, then: Role
+) -> None:
+    monkeypatch.setattr(role_driver, "HANDOFF_TIMEOUT_S", 0.1)
+    a, b = make("ab").start()
+    b.takes_handoffs = False
+
+    def fail(*_: object) -> NoReturn:
+        raise LeaseUnavailableError("no route")
+
+    monkeypatch.setattr(a.driver._lease, failing, fail)
+    with pytest.raises(HandoffRefusedError, match="no route"):
+        a.driver.hand_off(ord("b"))
+    eventually(lambda: a.roles[-1] is not Role.HANDING_OFF)
+    assert a.roles[a.roles.index(Role.HANDING_OFF) + 1] is then
+
+
 def test_who_ends_while_it_hands_over_has_not_handed_over(make: Make) -> None:
     a, b = make("ab").start()
     b.takes_handoffs = False
