@@ -293,9 +293,7 @@ class RoleDriver:
 
     def _leave(self) -> Event:
         """Ends the candidacy of a replica, so that nobody waits for it, nor for it to take what it was handed."""
-        if self._inbox.handed:
-            self._lease.decline(self._inbox.handed)
-        self._lease.release()
+        self._decline(self._inbox.handed)
         return Event.STOP
 
     def _update_candidacy(self) -> None:
@@ -362,7 +360,9 @@ class RoleDriver:
             return self._leave()
         with self._inbox.taking_handed() as handed:
             if not self.may_lead:
-                return self._decline(handed)
+                self._say(logging.WARNING, f"this node does not become primary: {self.hindrance}")
+                self._decline(handed)
+                return Event.REFUSED
             self._duties.stop_receiving()
             behind = self._duties.catch_up(CATCH_UP_S)
             if behind:
@@ -374,12 +374,11 @@ class RoleDriver:
             return Event.REFUSED
         return Event.ACQUIRED
 
-    def _decline(self, handed: str) -> Event:
-        """Frees a lease that was handed to a node that must not have it, for the others to take at once."""
-        self._say(logging.WARNING, f"this node does not become primary: {self.hindrance}")
+    def _decline(self, handed: str) -> None:
+        """Frees what a node that must not lead was handed, or has acquired without hearing of it."""
         if handed:
             self._lease.decline(handed)
-        return Event.REFUSED
+        self._lease.release()
 
     @property
     def _is_stuck(self) -> bool:

@@ -93,6 +93,27 @@ def test_a_lease_that_is_handed_over_is_taken_though_the_keeper_fails_once(
     assert b.roles[-2:] == [Role.ACQUIRING, Role.PRIMARY]
 
 
+def test_a_lease_that_was_acquired_without_an_answer_is_not_kept_by_a_node_that_must_not_lead(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make("ab")
+    a, b = cluster.nodes
+    lease = FakeLease(cluster.keeper, a.identity, a.memory)
+
+    def acquire_and_hear_nothing() -> NoReturn:
+        lease.acquire()
+        a.driver.leave()
+        raise LeaseUnavailableError("no answer")
+
+    monkeypatch.setattr(a.driver._lease, "acquire", acquire_and_hear_nothing)
+    monkeypatch.setattr(a.driver._lease, "publish", lambda _freshness: a.driver._lease._open())  # type: ignore[attr-defined]
+    monkeypatch.setattr(lease, "_open", lambda: a.memory[0])
+    a.start()
+    eventually(lambda: Role.ACQUIRING in a.roles)
+    b.start()
+    eventually(lambda: b.accepts)
+
+
 def test_an_outage_of_the_keeper_is_logged_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     cluster = make("a", ttl_s=SHORT_TTL_S)
