@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from litefs.errors import CorruptStateError
-from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum, lock_pgno, page_checksums
+from litefs.formats.checksum import CHECKSUM_FLAG, database_checksum, page_checksums
 from litefs.formats.ltx import FLAG_LZ4, LtxHeader
 from litefs.formats.ltx_decoder import FEED_BYTES, LtxDecoder
 from litefs.formats.ltx_encoder import LtxEncoder
@@ -147,17 +147,9 @@ class SnapshotReader:
             )
         )
         yield encoder.header_bytes()
-        page_size = opened.page_size
-        lock = lock_pgno(page_size) if page_size else 0
         for first, run in self.pages():
-            cut = (lock - first) * page_size
-            if not 0 <= cut < len(run):
-                yield encoder.pages(first, run)
-                continue
-            if cut:
-                yield encoder.pages(first, run[:cut])
-            if cut + page_size < len(run):
-                yield encoder.pages(lock + 1, run[cut + page_size :])
+            if piece := encoder.pages(first, run):  # none of the lock page
+                yield piece
         yield encoder.finish(Checksum(opened.checksum))
 
     def close(self) -> None:
