@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import stat
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from operator import itemgetter
@@ -58,6 +59,8 @@ class Directory(Answers):
         self.on_first_journal: Callable[[Database], None] = lambda database: None
         self.invalidate: Callable[[Inode], None] = lambda inode: None
         self._handles: dict[int, Handle] = {}
+        self._listing: list[tuple[int, Inode]] = []
+        """As it was when somebody began to list: one for all, since what is there keeps its place."""
         self._next_handle = 0
 
     # ---- names ----
@@ -250,8 +253,11 @@ class Directory(Answers):
     @guarded
     async def readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
         """Lists what stands behind the place `start`. The kernel asks piece by piece, and keeps what it was told."""
-        for place, inode in sorted(self._places(), key=itemgetter(0)):
-            if place > start:
+        by_place = itemgetter(0)
+        if not start:
+            self._listing = sorted(self._places(), key=by_place)
+        for place, inode in self._listing[bisect_right(self._listing, start, key=by_place) :]:
+            if self._find(inode.name) is inode:
                 if not pyfuse3.readdir_reply(token, os.fsencode(inode.name), inode.entry(self._size(inode)), place):
                     return
                 inode.lookup_n += 1
