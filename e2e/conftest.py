@@ -18,7 +18,7 @@ import pytest
 
 from e2e import cluster, images
 from e2e.commands import wait_until
-from e2e.errors import SetupError
+from e2e.errors import NotYetError, SetupError
 from e2e.figures import Figures
 from e2e.installation import NAMESPACE, Installation
 from e2e.kubectl import GONE_TIMEOUT_S, Kubectl
@@ -78,10 +78,16 @@ def _ended(target: Target) -> Iterator[list[str]]:
     yield names
     kubectl = Kubectl(target.kubectl, target.kubeconfig, "default")
 
-    def are_gone() -> bool:
-        return not set(names) & set(kubectl("get", "namespaces", "-o", "jsonpath={.items[*].metadata.name}").split())
+    def left() -> set[str]:
+        return set(names) & set(kubectl("get", "namespaces", "-o", "jsonpath={.items[*].metadata.name}").split())
 
-    wait_until(f"the end of {', '.join(names)}", are_gone, timeout_s=GONE_TIMEOUT_S)
+    try:
+        wait_until("the end of all namespaces", lambda: not left(), timeout_s=GONE_TIMEOUT_S)
+    except NotYetError:
+        for name in left():  # told now: the cluster is taken down before anybody is asked for the reason
+            print(Kubectl(target.kubectl, target.kubeconfig, name).describe_everything())
+            print(kubectl("get", "namespace", name, "-o", "yaml"))
+        raise
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ class Kubectl:
     def _told(self, words: list[str]) -> str:
         try:
             return self(*words)
-        except CommandError as error:
+        except (CommandError, OSError) as error:  # the latter when the cluster is down
             return str(error)
 
     def _is_ready(self, pod: str) -> bool:
