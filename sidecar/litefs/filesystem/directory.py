@@ -8,10 +8,9 @@ import errno
 import logging
 import os
 import stat
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from operator import itemgetter
 
 import pyfuse3
 
@@ -59,7 +58,7 @@ class Directory(Answers):
         self.on_first_journal: Callable[[Database], None] = lambda database: None
         self.invalidate: Callable[[Inode], None] = lambda inode: None
         self._handles: dict[int, Handle] = {}
-        self._listing: list[tuple[int, Inode]] = []
+        self._listing: list[tuple[int, str]] = []
         """As it was when somebody began to list: one for all, since what is there keeps its place."""
         self._next_handle = 0
 
@@ -253,28 +252,25 @@ class Directory(Answers):
     @guarded
     async def readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
         """Lists what stands behind the place `start`. The kernel asks piece by piece, and keeps what it was told."""
-        by_place = itemgetter(0)
         if not start:
-            self._listing = sorted(self._places(), key=by_place)
-        for place, inode in self._listing[bisect_right(self._listing, start, key=by_place) :]:
-            if self._find(inode.name) is inode:
-                if not pyfuse3.readdir_reply(token, os.fsencode(inode.name), inode.entry(self._size(inode)), place):
+            self._listing = sorted(self._places())
+        for place, name in self._listing[bisect_left(self._listing, (start + 1, "")) :]:
+            if (inode := self._find(name)) is not None:
+                if not pyfuse3.readdir_reply(token, os.fsencode(name), inode.entry(self._size(inode)), place):
                     return
                 inode.lookup_n += 1
 
-    def _places(self) -> Iterator[tuple[int, Inode]]:
+    def _places(self) -> Iterator[tuple[int, str]]:
         """Yields what a listing shows, each with a place of its own: what comes or goes meanwhile hides no other."""
         specials = (".lag", ".primary")
-        for place, name in enumerate(specials, 1):
-            if (inode := self._find(name)) is not None:
-                yield place, inode
-        for inode in self.inodes.by_name.values():
+        yield from enumerate(specials, 1)
+        for name, inode in self.inodes.by_name.items():
             if inode.kind is Kind.REPLACEMENT:
                 continue
             place = len(specials) + 2 * (inode.number % (1 << START_SHIFT))
-            yield place, inode
-            if inode.kind is Kind.DATABASE and (position := self._find(inode.name + "-pos")) is not None:
-                yield place + 1, position
+            yield place, name
+            if inode.kind is Kind.DATABASE:
+                yield place + 1, name + "-pos"
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """The kernel gives back references to inodes."""

@@ -89,6 +89,28 @@ def test_the_kernel_keeps_pages_of_what_is_read_again(mount: FuselessMount, name
     assert (info.keep_cache, info.direct_io) == (is_cached, not is_cached)
 
 
+def test_a_listing_in_pieces_shows_what_the_kernel_forgot_between_them(
+    mount: FuselessMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, str, int]] = []
+
+    def reply(room_n: int, name: bytes, entry: pyfuse3.EntryAttributes, place: int) -> bool:
+        if len(seen) < room_n:
+            seen.append((place, name.decode(), entry.st_ino))
+            return True
+        return False
+
+    monkeypatch.setattr(pyfuse3, "readdir_reply", reply)
+    for name in ("b.db", "a.db"):
+        mount.create(name)
+    position = mount.lookup("a.db-pos").st_ino
+    mount.do(mount.operations.readdir(0, 0, 2))
+    mount.do(mount.operations.forget([(position, 1)]))
+    mount.do(mount.operations.readdir(0, seen[-1][0], 100))
+    assert [name for _, name, _ in seen] == [".lag", "b.db", "b.db-pos", "a.db", "a.db-pos"]
+    assert [place for place, _, _ in seen] == sorted({place for place, _, _ in seen})
+
+
 def test_a_new_file_has_the_mode_and_owner_of_its_maker(mount: FuselessMount) -> None:
     mount.create("a.db", mode=0o666, ctx=context(uid=os.getuid(), umask=0o027))
     entry = mount.lookup("a.db")
