@@ -274,3 +274,23 @@ def test_a_dropped_database_is_told_to_a_replica_that_missed_the_log(own_cluster
     assert not own_cluster.readers.exists("db")
     filled(own_cluster, "WAL")
     own_cluster.check()
+
+
+def test_a_listing_that_the_kernel_keeps_shows_what_a_replica_learns(own_cluster: Cluster) -> None:
+    replica = own_cluster.replica
+
+    def listing() -> list[str]:
+        return sorted(children.checked(["ls", "-A", replica.mount_dir], free=replica.free).split())
+
+    await_true(lambda: listing() == [".lag", ".primary"], "the primary is known")
+    for _ in range(2):
+        own_cluster.primary.stop()
+        await_true(lambda: ".primary" not in listing(), "the primary is gone")
+        own_cluster.primary.start()
+        await_true(lambda: ".primary" in listing(), "the primary is back")
+    filled(own_cluster, "DELETE")
+    name = own_cluster.readers.path().name
+    await_true(lambda: listing() == sorted([".lag", ".primary", name, f"{name}-pos"]), "the database arrived")
+    own_cluster.writers.close()
+    children.checked(["rm", own_cluster.writers.path()], free=own_cluster.primary.free)
+    await_true(lambda: listing() == [".lag", ".primary"], "the database is gone")
