@@ -6,7 +6,9 @@ builds anew and nothing else does. The sources of the modules are copied before 
 """
 
 import hashlib
+import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -49,12 +51,16 @@ class Tools:
         pause: the program of pause containers.
         consul: the Consul server.
         helm: what installs the chart.
+        cert_manager: its controllers and its CA injector in one program.
+        cert_manager_crds: the definitions that it needs.
     """
 
     programs: Path
     pause: Path
     consul: Path
     helm: Path
+    cert_manager: Path
+    cert_manager_crds: Path
 
 
 def find_tools() -> Tools:
@@ -66,11 +72,19 @@ def find_tools() -> Tools:
     """
     check_packages()
     kube, coredns, pause = _built("kube", _kube_flags()), _built("coredns"), _built("pause")
+    cert_manager = _built("cert-manager")
     programs = CACHE / "e2e-programs"
     programs.mkdir(exist_ok=True)
     for name, target in {**dict.fromkeys(KUBE_PROGRAMS, kube), "coredns": coredns}.items():
         _link(programs / name, target)
-    return Tools(programs=programs, pause=pause, consul=_scripted("consul"), helm=find_helm())
+    return Tools(
+        programs=programs,
+        pause=pause,
+        consul=_scripted("consul"),
+        helm=find_helm(),
+        cert_manager=cert_manager,
+        cert_manager_crds=_cert_manager_crds(cert_manager),
+    )
 
 
 def find_helm() -> Path:
@@ -126,6 +140,20 @@ def _built(name: str, flags: str = "") -> Path:
         run(["env", *settings, *build], cwd=Path(work), timeout_s=_BUILD_TIMEOUT_S)
         # Crash: the name appears only with the whole program behind it.
         (Path(work) / "built").rename(out)
+    return out
+
+
+def _cert_manager_crds(program: Path) -> Path:
+    """They are in its module, beside the sources."""
+    out = program.with_name(f"{program.name}.yaml")
+    if not out.exists():
+        required = re.search(r"require (\S+) (\S+)", (_MODULES / "cert-manager" / "go.mod").read_text())
+        assert required is not None
+        module = json.loads(run(["go", "mod", "download", "-json", "@".join(required.groups())], timeout_s=300.0))
+        files = [*Path(module["Dir"], "deploy", "crds").glob("cert-manager.io_*.yaml")]
+        fresh = out.with_suffix(".new")
+        fresh.write_text("".join(file.read_text() for file in files))
+        fresh.rename(out)
     return out
 
 
