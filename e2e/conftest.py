@@ -21,16 +21,13 @@ from e2e.commands import wait_until
 from e2e.errors import NotYetError, SetupError
 from e2e.figures import Figures
 from e2e.installation import NAMESPACE, Installation
-from e2e.kubectl import Kubectl
+from e2e.kubectl import GONE_TIMEOUT_S, Kubectl
 from e2e.layout import KUBECONFIG, PROGRAMS_LINK
 from e2e.target import Target
 from e2e.tools import find_helm, find_tools
 
 # Whoever ends the run early, as a time limit does, leaves no cluster behind either.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-ALL_GONE_TIMEOUT_S = 300.0
-"""A kubelet tries again after up to two minutes what failed once, such as an unmount."""
 
 _LINES = pytest.StashKey[list[str]]()
 _TOLD = pytest.StashKey[list[Kubectl]]()
@@ -85,7 +82,7 @@ def _ended(target: Target) -> Iterator[list[str]]:
         return set(names) & set(kubectl("get", "namespaces", "-o", "jsonpath={.items[*].metadata.name}").split())
 
     try:
-        wait_until("the end of all namespaces", lambda: not left(), timeout_s=ALL_GONE_TIMEOUT_S)
+        wait_until("the end of all namespaces", lambda: not left(), timeout_s=GONE_TIMEOUT_S)
     except NotYetError:
         for name in left():  # told now: the cluster is taken down before anybody is asked for the reason
             print(Kubectl(target.kubectl, target.kubeconfig, name).describe_everything())
