@@ -1,4 +1,4 @@
-"""Brings the cluster up and takes it down, from outside of its namespaces.
+"""Brings the cluster up and takes it down, from outside of the namespaces of its nodes.
 
 One per machine: its state is in `layout.STATE`. `down` may be called at any time, after any death, and again.
 """
@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,21 +20,17 @@ from e2e import components, pki
 from e2e.commands import run, succeeds, wait_until
 from e2e.errors import SetupError
 from e2e.layout import (
-    CGROUP,
-    CONTAINERD_SOCKET,
-    HOST_ADDRESS,
-    INIT_PID,
     KUBECONFIG,
     KUBELET_ROOT,
     LINK,
-    LINK_ADDRESS,
     LOCK,
-    LOGS,
-    NODE,
+    NODE1,
+    NODE2,
     POD_NETWORK,
     PROGRAMS_LINK,
     SERVICE_NETWORK,
     STATE,
+    Node,
 )
 from e2e.tools import REPOSITORY, Tools
 
@@ -44,7 +40,6 @@ START_TIMEOUT_S = 180.0
 _END_TIMEOUT_S = 30.0
 _FUSE_CONNECTIONS = Path("/sys/fs/fuse/connections")
 _CGROUPS = Path("/sys/fs/cgroup")
-_CTR: tuple[str | Path, ...] = ("ctr", "-a", CONTAINERD_SOCKET)
 
 
 @contextmanager
@@ -75,37 +70,54 @@ def up(tools: Tools, images: list[Path]) -> None:
 
     Raises:
         SetupError: not root, or no /dev/fuse.
-        E2eError: a step failed; `layout.LOGS` says why. What was started is there still.
+        E2eError: a step failed; the logs of `NODE1` say why. What was started is there still.
     """
     if os.geteuid() != 0 or not Path("/dev/fuse").exists():
         raise SetupError("a cluster needs root and /dev/fuse; or set E2E_KUBECONFIG to one that exists")
     down()
     pki.create(STATE / "pki")
-    LOGS.mkdir()
     PROGRAMS_LINK.symlink_to(tools.programs)
     KUBELET_ROOT.mkdir(exist_ok=True)
-    components.write_configuration()
-    for controller in _cgroup_parents():
-        _create_cgroup(controller)
-    _start_init()
-    _connect()
-    wait_until("containerd", lambda: succeeds([*_CTR, "version"]), timeout_s=START_TIMEOUT_S)
-    load(images)
+    start_node(NODE1, _connect, images)
     kubectl: list[str | Path] = [tools.programs / "kubectl", "--kubeconfig", KUBECONFIG]
-    for what, words in {
-        "the API server": ["get", "--raw", "/readyz"],
-        "the node": ["wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=1s"],
-        "the account of pods": ["get", "serviceaccount", "default"],
-    }.items():
-        wait_until(what, partial(succeeds, [*kubectl, *words]), timeout_s=START_TIMEOUT_S)
+    has_account = partial(succeeds, [*kubectl, "get", "serviceaccount", "default"])
+    wait_until("the account of pods", has_account, timeout_s=START_TIMEOUT_S)
     objects = {"apiVersion": "v1", "kind": "List", "items": components.storage()}
     run([*kubectl, "create", "-f", "-"], stdin=json.dumps(objects))
 
 
-def load(images: list[Path]) -> None:
-    """Gives the cluster's container runtime the images of some archives; pods that run keep theirs."""
+def start_node(node: Node, connect: Callable[[], None], images: list[Path]) -> None:
+    """Starts a node, for the first time or again, and returns when it is Ready.
+
+    Args:
+        connect: makes its link, when it has a network namespace.
+        images: archives that its container runtime imports.
+    """
+    node.logs.mkdir(parents=True, exist_ok=True)
+    pki.create_node(STATE / "pki", node)
+    components.write_configuration(node)
+    for controller in _cgroup_parents():
+        _create_cgroup(controller, node)
+    _start_init(node)
+    connect()
+    wait_until("containerd", lambda: succeeds([*_ctr(node), "version"]), timeout_s=START_TIMEOUT_S)
+    load(images, node)
+    kubectl: list[str | Path] = [PROGRAMS_LINK / "kubectl", "--kubeconfig", KUBECONFIG]
+    for what, words in {
+        "the API server": ["get", "--raw", "/readyz"],
+        "the node": ["wait", "--for=condition=Ready", f"node/{node.name}", "--timeout=1s"],
+    }.items():
+        wait_until(what, partial(succeeds, [*kubectl, *words]), timeout_s=START_TIMEOUT_S)
+
+
+def load(images: list[Path], node: Node = NODE1) -> None:
+    """Gives a node's container runtime the images of some archives; pods that run keep theirs."""
     for image in images:
-        run([*_CTR, "-n", "k8s.io", "images", "import", image], timeout_s=START_TIMEOUT_S)
+        run([*_ctr(node), "-n", "k8s.io", "images", "import", image], timeout_s=START_TIMEOUT_S)
+
+
+def _ctr(node: Node) -> list[str | Path]:
+    return ["ctr", "-a", node.containerd_socket]
 
 
 def down() -> None:
@@ -114,16 +126,10 @@ def down() -> None:
     Raises:
         NotYetError: a process or a cgroup is still there.
     """
-    init = init_pid()
-    if init is not None:
-        members = list(_processes_beside(init))
-        _abort_mounts(init)
-        os.kill(init, signal.SIGKILL)
-        wait_until("the end of all processes", lambda: not any(map(_is_alive, members)), timeout_s=_END_TIMEOUT_S)
+    for node in (NODE2, NODE1):
+        power_off(node)
     succeeds(["ip", "link", "delete", LINK])
-    for controller in _cgroup_parents():
-        group = controller / CGROUP
-        wait_until(f"the removal of {group}", partial(_remove_cgroup, group), timeout_s=_END_TIMEOUT_S)
+    remove_cgroups(NODE1)
     if STATE.exists():
         shutil.rmtree(STATE)
         # Ours if it is empty: `up` made it for the kubelet to be mounted on.
@@ -131,10 +137,35 @@ def down() -> None:
             KUBELET_ROOT.rmdir()
 
 
-def init_pid() -> int | None:
-    """Returns the PID of the cluster's init, None if there is none."""
+def power_off(node: Node) -> None:
+    """Kills every process of a node, if it runs, and returns when all are gone.
+
+    Raises:
+        NotYetError: a process is still there.
+    """
+    init = init_pid(node)
+    if init is not None:
+        members, mounts = list(_processes_beside(init)), _fuse_mounts(init)
+        os.kill(init, signal.SIGKILL)
+        _abort(mounts)
+        wait_until("the end of all processes", lambda: not any(map(_is_alive, members)), timeout_s=_END_TIMEOUT_S)
+
+
+def remove_cgroups(node: Node) -> None:
+    """Removes what the pods of a node ran in, after its end.
+
+    Raises:
+        NotYetError: a cgroup is still there.
+    """
+    for controller in _cgroup_parents():
+        group = controller / node.cgroup
+        wait_until(f"the removal of {group}", partial(_remove_cgroup, group), timeout_s=_END_TIMEOUT_S)
+
+
+def init_pid(node: Node = NODE1) -> int | None:
+    """Returns the PID of a node's init, None if there is none."""
     try:
-        pid = int(INIT_PID.read_text())
+        pid = int(node.init_pid.read_text())
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return None
@@ -142,13 +173,13 @@ def init_pid() -> int | None:
 
 
 def fuse_mounts() -> list[str]:
-    """Returns the FUSE mounts in the cluster, by their paths: what a pod leaves there blocks its removal."""
+    """Returns the FUSE mounts of the first node, by their paths: what a pod leaves there blocks its removal."""
     init = init_pid()
     return [] if init is None else [path for _, path in _fuse_mounts(init)]
 
 
 def processes(words: str, *, pod_uid: str = "") -> list[int]:
-    """Returns the PIDs of the processes in the cluster, or in one pod of it, whose command line contains `words`."""
+    """Returns the PIDs of the processes of the first node, or of a pod there, whose command line contains `words`."""
     init = init_pid()
     found = []
     for pid in [] if init is None else _processes_beside(init):
@@ -171,13 +202,13 @@ def below_mount(pod_uid: str, volume: str, directory: str) -> list[str]:
     return run([*own_mounts, "sh", "-c", script, "sh", volume_path, directory]).split()
 
 
-def _start_init() -> None:
+def _start_init(node: Node) -> None:
     namespaces = ["--mount", "--net", "--pid", "--ipc", "--uts", "--fork"]
     path = f"{PROGRAMS_LINK}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    with (LOGS / "init.log").open("ab") as log:
+    with (node.logs / "init.log").open("ab") as log:
         # It outlives this process, which therefore must not be its parent.
         subprocess.run(
-            ["setsid", "--fork", "unshare", *namespaces, sys.executable, "-m", "e2e.machine"],
+            ["setsid", "--fork", "unshare", *namespaces, sys.executable, "-m", "e2e.machine", node.name],
             cwd=REPOSITORY,
             env={"PATH": path, "PYTHONPATH": str(REPOSITORY), "HOME": "/root"},
             stdin=subprocess.DEVNULL,
@@ -185,16 +216,16 @@ def _start_init() -> None:
             stderr=log,
             check=True,
         )
-    wait_until("the cluster's init", lambda: init_pid() is not None, timeout_s=START_TIMEOUT_S)
+    wait_until("the node's init", lambda: init_pid(node) is not None, timeout_s=START_TIMEOUT_S)
 
 
 def _connect() -> None:
     """Makes pods and services reachable from the host, and the host from pods."""
     run(["ip", "link", "add", LINK, "type", "veth", "peer", "name", "eth0", "netns", str(init_pid())])
-    run(["ip", "addr", "add", f"{HOST_ADDRESS}/30", "dev", LINK])
+    run(["ip", "addr", "add", f"{NODE1.gateway}/30", "dev", LINK])
     run(["ip", "link", "set", LINK, "up"])
     for network in (POD_NETWORK, SERVICE_NETWORK):
-        run(["ip", "route", "replace", network, "via", LINK_ADDRESS])
+        run(["ip", "route", "replace", network, "via", NODE1.link_address])
 
 
 def _processes_beside(init: int) -> Iterator[int]:
@@ -238,13 +269,13 @@ def _fuse_mounts(init: int) -> list[tuple[str, str]]:
     return found
 
 
-def _abort_mounts(init: int) -> None:
+def _abort(mounts: list[tuple[str, str]]) -> None:
     """So that no process waits for a server that is dying: it would not be killed before."""
-    for number, path in _fuse_mounts(init):
-        connection = _FUSE_CONNECTIONS / number / "abort"
+    for number, path in mounts:
         # A mount of the host is visible in the cluster as well, and is not ours.
-        if connection.exists() and Path(path).is_relative_to(KUBELET_ROOT):
-            connection.write_text("1")
+        if Path(path).is_relative_to(KUBELET_ROOT):
+            with suppress(OSError):  # its server is gone already, and took it along
+                (_FUSE_CONNECTIONS / number / "abort").write_text("1")
 
 
 def _cgroup_parents() -> list[Path]:
@@ -254,12 +285,12 @@ def _cgroup_parents() -> list[Path]:
     return [path for path in _CGROUPS.iterdir() if path.is_dir()]
 
 
-def _create_cgroup(controller: Path) -> None:
-    group = controller / CGROUP
+def _create_cgroup(controller: Path, node: Node) -> None:
+    group = controller / node.cgroup
     group.mkdir(exist_ok=True)
     for name in ("cpuset.cpus", "cpuset.mems"):
         if (group / name).exists() and not (group / name).read_text().strip():
-            (group / name).write_text((controller / name).read_text())
+            (group / name).write_text((group.parent / name).read_text())
 
 
 def _remove_cgroup(group: Path) -> bool:

@@ -80,7 +80,12 @@ def build_all(tools: Tools) -> list[Path]:
         Image(name=APPLICATION, layers=(_debian_layer((*_SLIM_BASE, *_APPLICATION_PACKAGES)),)),
         *own_images().values(),
     ]
-    return [_archive(image, _ARCHIVES) for image in images]
+    return [_archive(image) for image in images]
+
+
+def archive_of(name: str) -> Path:
+    """Returns where the archive of one of these images is."""
+    return _ARCHIVES / f"{name.rpartition('/')[2].partition(':')[0]}.tar"
 
 
 def own_images() -> dict[str, Image]:
@@ -212,7 +217,7 @@ def _add_bytes(target: tarfile.TarFile, name: str, data: bytes) -> None:
     target.addfile(member, io.BytesIO(data))
 
 
-def _archive(image: Image, directory: Path) -> Path:
+def _archive(image: Image) -> Path:
     digests = [_sha256(layer) for layer in image.layers]
     settings = {
         "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *image.environment],
@@ -224,7 +229,7 @@ def _archive(image: Image, directory: Path) -> Path:
     configuration = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": layers, "config": settings}).encode()
     name = f"{hashlib.sha256(configuration).hexdigest()}.json"
     manifest = [{"Config": name, "RepoTags": [image.name], "Layers": [f"{digest}.tar" for digest in digests]}]
-    out = directory / f"{image.name.rpartition('/')[2].partition(':')[0]}.tar"
+    out = archive_of(image.name)
     with tarfile.open(out, "w", format=tarfile.PAX_FORMAT) as target:
         _add_bytes(target, name, configuration)
         _add_bytes(target, "manifest.json", json.dumps(manifest).encode())

@@ -1,24 +1,25 @@
-"""The first process of the cluster's namespaces: what an init is to a machine.
+"""The first process of a node's namespaces, `machine NODE`: what an init is to a machine.
 
 Strategy: it runs as PID 1 of a PID namespace, with mount and network namespaces of its own. Killing it kills every
-process of the cluster, containers included, and with the last process go the namespaces and what is in them: mounts,
+process of the node, containers included, and with the last process go the namespaces and what is in them: mounts,
 interfaces, packet filters. Nothing has to be undone one by one, whatever died before.
 
 Guarantees: nothing outside changes but `layout.STATE`, `layout.KUBELET_ROOT` (an empty directory) and cgroups. The
 kernel settings that a kubelet changes for the whole machine are hidden behind files.
 
-Assumes: `cluster.up` started it with `unshare` and brings the link to the host.
+Assumes: `cluster` started it with `unshare` and brings the link.
 """
 
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from e2e import components
 from e2e.commands import run, succeeds, wait_until
-from e2e.layout import HOST_ADDRESS, INIT_PID, KUBELET_ROOT, LINK_ADDRESS, LOGS, NODE_ADDRESS, STATE
+from e2e.layout import KUBELET_ROOT, NODE1, NODE2, Node
 
 _RESTART_PAUSE_S = 0.5
 _LINK_TIMEOUT_S = 30.0
@@ -32,23 +33,24 @@ _KERNEL_SETTINGS = (
 )
 
 
-def main() -> None:
+def main(name: str) -> None:
     """Never returns: it is killed."""
-    _say_pid()
+    node = next(node for node in (NODE1, NODE2) if node.name == name)
+    _say_pid(node)
     _detach_foreign_mounts()
-    _mount_own_directories()
+    _mount_own_directories(node)
     _hide_kernel_settings()
-    _configure_network()
-    _supervise(components.commands())
+    _configure_network(node)
+    _supervise(node, components.commands(node))
 
 
-def _say_pid() -> None:
+def _say_pid(node: Node) -> None:
     """The host's /proc is still mounted here: it says which process we are there."""
     pid = os.readlink("/proc/self")
     # Crash: whoever takes us down needs the whole number or no file.
-    fresh = INIT_PID.with_suffix(".new")
+    fresh = node.init_pid.with_suffix(".new")
     fresh.write_text(pid)
-    fresh.rename(INIT_PID)
+    fresh.rename(node.init_pid)
 
 
 def _detach_foreign_mounts() -> None:
@@ -60,10 +62,10 @@ def _detach_foreign_mounts() -> None:
             succeeds(["umount", "--lazy", path])
 
 
-def _mount_own_directories() -> None:
+def _mount_own_directories(node: Node) -> None:
     run(["mount", "-t", "proc", "proc", "/proc"])
     run(["mount", "-t", "tmpfs", "tmpfs", "/run"])
-    for source, target in ((STATE / "kubelet", KUBELET_ROOT), (LOGS, Path("/var/log"))):
+    for source, target in ((node.state / "kubelet", KUBELET_ROOT), (node.logs, Path("/var/log"))):
         source.mkdir(exist_ok=True)
         run(["mount", "--bind", source, target])
     # What a sidecar mounts in a volume must reach the kubelet, and from there the other containers of the pod.
@@ -79,37 +81,36 @@ def _hide_kernel_settings() -> None:
         run(["mount", "--bind", stand_in, setting])
 
 
-def _configure_network() -> None:
-    wait_until("the link to the host", lambda: succeeds(["ip", "link", "show", "eth0"]), timeout_s=_LINK_TIMEOUT_S)
+def _configure_network(node: Node) -> None:
+    wait_until("the link", lambda: succeeds(["ip", "link", "show", "eth0"]), timeout_s=_LINK_TIMEOUT_S)
     for command in (
         ["link", "set", "lo", "up"],
-        ["addr", "add", f"{LINK_ADDRESS}/30", "dev", "eth0"],
+        ["addr", "add", f"{node.link_address}/30", "dev", "eth0"],
         ["link", "set", "eth0", "up"],
-        ["route", "add", "default", "via", HOST_ADDRESS],
-        # The node has the address of the bridge of its pods: it is there before any pod, and is not loopback.
         ["link", "add", "cni0", "type", "bridge"],
-        ["addr", "add", f"{NODE_ADDRESS}/24", "dev", "cni0"],
+        ["addr", "add", f"{node.address}/24", "dev", "cni0"],
         ["link", "set", "cni0", "up"],
+        ["route", "add", "default", "via", node.gateway, "src", node.address],
     ):
         run(["ip", *command])
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
-def _supervise(commands: dict[str, list[str]]) -> None:
+def _supervise(node: Node, commands: dict[str, list[str]]) -> None:
     """Keeps the components running, and reaps what containers leave to PID 1."""
-    running = {_start(name, command): name for name, command in commands.items()}
+    running = {_start(node, name, command): name for name, command in commands.items()}
     while True:
         pid, _ = os.wait()
         name = running.pop(pid, None)
         if name is not None:
             time.sleep(_RESTART_PAUSE_S)
-            running[_start(name, commands[name])] = name
+            running[_start(node, name, commands[name])] = name
 
 
-def _start(name: str, command: list[str]) -> int:
-    with (LOGS / f"{name}.log").open("ab") as log:
+def _start(node: Node, name: str, command: list[str]) -> int:
+    with (node.logs / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=STATE
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=node.state
         )
     # `os.wait` reaps it: Popen must not try.
     process.returncode = 0
@@ -117,4 +118,4 @@ def _start(name: str, command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from e2e.commands import run
-from e2e.layout import API_SERVICE_ADDRESS, NODE, NODE_ADDRESS
+from e2e.layout import API_SERVICE_ADDRESS, NODE1, Node
 
 _CLIENT = "clientAuth"
 _SERVER = "serverAuth"
 _API_NAMES = (
     "DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,"
-    f"IP:127.0.0.1,IP:{API_SERVICE_ADDRESS},IP:{NODE_ADDRESS}"
+    f"IP:127.0.0.1,IP:{API_SERVICE_ADDRESS},IP:{NODE1.address}"
 )
 
 _KUBECONFIG = """\
@@ -23,7 +23,7 @@ current-context: e2e
 
 
 def create(root: Path) -> None:
-    """Fills a directory: `ca.crt`, `sa.key`, `sa.pub`, `NAME.key`, `NAME.crt`, and `NAME.conf` for each client."""
+    """Fills a directory: `ca.crt`, `sa.key`, `sa.pub`, and of each client `NAME.key`, `NAME.crt` and `NAME.conf`."""
     root.mkdir(parents=True)
     _key(root / "ca.key")
     run(
@@ -53,11 +53,18 @@ def create(root: Path) -> None:
     }
     for name, subject in clients.items():
         _certificate(root, name, subject, _CLIENT)
-    node_subject = f"/O=system:nodes/CN=system:node:{NODE}"
-    _certificate(root, "kubelet", node_subject, f"{_SERVER},{_CLIENT}", f"DNS:{NODE},IP:{NODE_ADDRESS}")
-    for name in (*clients, "kubelet"):
-        text = _KUBECONFIG.format(address=NODE_ADDRESS, root=root, name=name)
-        (root / f"{name}.conf").write_text(text)
+        _kubeconfig(root, name)
+
+
+def create_node(root: Path, node: Node) -> None:
+    """Adds what a kubelet needs, under the name of its node."""
+    subject = f"/O=system:nodes/CN=system:node:{node.name}"
+    _certificate(root, node.name, subject, f"{_SERVER},{_CLIENT}", f"DNS:{node.name},IP:{node.address}")
+    _kubeconfig(root, node.name)
+
+
+def _kubeconfig(root: Path, name: str) -> None:
+    (root / f"{name}.conf").write_text(_KUBECONFIG.format(address=NODE1.address, root=root, name=name))
 
 
 def _key(path: Path) -> None:

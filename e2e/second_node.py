@@ -1,0 +1,75 @@
+"""A second machine of the cluster, for the time of some tests: it can be cut off, lose its power, and come back.
+
+    host ── node1 ──── veth "node2" · eth0 ──── node2
+            └─ pods                             └─ pods
+
+Strategy: packets between the nodes are dropped where they arrive, on both sides, without a word to who sent them. So it
+is after a loss of power, too: an address of a machine that is off is not refused by anybody.
+"""
+
+import shutil
+
+from e2e import cluster, images
+from e2e.commands import run
+from e2e.components import PAUSE_IMAGE
+from e2e.kubectl import Kubectl
+from e2e.layout import NODE1, NODE2, Node
+from e2e.target import Target
+
+
+class SecondNode:
+    """`NODE2`, of a cluster of our own."""
+
+    def __init__(self, target: Target, kubectl: Kubectl) -> None:
+        """Starts it, with the images of sidecar and application; returns when pods can be scheduled there."""
+        self._kubectl = kubectl
+        names = (PAUSE_IMAGE, target.sidecar_image, target.application_image)
+        cluster.start_node(NODE2, _connect, [images.archive_of(name) for name in names])
+
+    def cut_off(self) -> None:
+        """Nothing gets from one node to the other any more."""
+        for node, interface in _ENDS:
+            run([*_inside(node), "iptables", "-t", "raw", "-I", "PREROUTING", "-i", interface, "-j", "DROP"])
+
+    def reconnect(self) -> None:
+        """Undoes `cut_off`."""
+        for node, interface in _ENDS:
+            run([*_inside(node), "iptables", "-t", "raw", "-D", "PREROUTING", "-i", interface, "-j", "DROP"])
+
+    def power_off(self) -> None:
+        """Ends everything on it at once."""
+        cluster.power_off(NODE2)
+
+    def boot(self) -> None:
+        """Undoes `power_off`: its disks are as they were."""
+        cluster.start_node(NODE2, _connect, [])
+
+    def remove(self) -> None:
+        """Removes it with the pods of the namespace on it, whatever state it is in."""
+        cluster.power_off(NODE2)
+        on_it = ["--field-selector", f"spec.nodeName={NODE2.name}"]
+        self._kubectl("delete", "node", NODE2.name)
+        self._kubectl("delete", "pods", *on_it, "--force", "--grace-period=0")
+        cluster.remove_cgroups(NODE2)
+        shutil.rmtree(NODE2.state)
+
+
+_ENDS = ((NODE1, NODE2.name), (NODE2, "eth0"))
+"""Of the link: a node, and its interface there."""
+
+
+def _connect() -> None:
+    link = ["ip", "link", "add", NODE2.name, "type", "veth", "peer", "name", "eth0"]
+    run([*_inside(NODE1), *link, "netns", str(cluster.init_pid(NODE2))])
+    for command in (
+        ["addr", "add", f"{NODE2.gateway}/30", "dev", NODE2.name],
+        ["link", "set", NODE2.name, "up"],
+        ["route", "replace", str(NODE2.pods), "via", NODE2.link_address],
+        # Where the packets go when the link is gone: to the host they would not stay unanswered.
+        ["route", "replace", "blackhole", str(NODE2.pods), "metric", "1000"],
+    ):
+        run([*_inside(NODE1), "ip", *command])
+
+
+def _inside(node: Node) -> list[str]:
+    return ["nsenter", f"--net=/proc/{cluster.init_pid(node)}/ns/net"]
