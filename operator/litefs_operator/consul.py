@@ -180,6 +180,8 @@ class _WholeAnswers(HTTPAdapter):
 
 
 def _holders(response: Any) -> tuple[int, dict[str, Holder]]:
+    if response.code == HTTPStatus.NOT_FOUND and response.headers.get("X-Consul-Results-Filtered-By-ACLs") == "true":
+        raise consul.ACLPermissionDenied("the token may not read any of the leases")
     items = CB.json()(response) if response.code != HTTPStatus.NOT_FOUND else None
     holders = {
         item["Key"]: _holder(item)

@@ -122,6 +122,7 @@ def test_variables_of_consul_do_not_override_the_address(monkeypatch: pytest.Mon
     ("response", "kind"),
     [
         (Response(status=403, body=b"Permission denied"), ConsulDeniedError),
+        (Response(status=404, body=b"", headers={"X-Consul-Results-Filtered-By-ACLs": "true"}), ConsulDeniedError),
         (Response(status=500, body=b"No cluster leader"), ConsulError),
         (Response(body=b"{"), ConsulError),
         (Response(body=b'[{"Session": "s"}]'), ConsulError),
