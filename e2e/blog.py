@@ -164,22 +164,28 @@ class Blog:
         wait_until("all acknowledged rows in every pod", have_all, timeout_s=FOLLOW_TIMEOUT_S)
 
     @contextmanager
-    def client(self, *urls: str) -> Iterator[None]:
-        """Keeps a pod writing to each of some URLs, from the first row acknowledged to the end of the block."""
+    def client(self, *urls: str, name: str = _CLIENT, machine: str = "") -> Iterator[None]:
+        """Keeps a pod writing to each of some URLs, from the first row acknowledged to the end of the block.
+
+        Args:
+            name: of the pod.
+            machine: where it is to run; "" for any.
+        """
         self._client_n += 1
-        pod = workloads.pod(_CLIENT, self.image, "post", f"row-{self._client_n}", *urls)
+        pod = workloads.pod(name, self.image, "post", f"row-{self._client_n}", *urls)
+        pod["spec"]["nodeName"] = machine
         self.kubectl.apply(workloads.script(), pod)
         try:
             is_writing = f"a row acknowledged by {urls[0]}"
-            wait_until(is_writing, lambda: any(map(_is_acknowledged, self.answers())), timeout_s=READY_TIMEOUT_S)
+            wait_until(is_writing, lambda: any(map(_is_acknowledged, self.answers(name))), timeout_s=READY_TIMEOUT_S)
             yield
         finally:
             # Killed: what it has begun is no longer of interest.
-            self.kubectl("delete", "pod", _CLIENT, "--grace-period=0", "--force", timeout_s=GONE_TIMEOUT_S)
+            self.kubectl("delete", "pod", name, "--grace-period=0", "--force", timeout_s=GONE_TIMEOUT_S)
 
-    def answers(self) -> list[Answer]:
-        """Returns what the client got so far."""
-        lines = self.kubectl.log(_CLIENT, "application").splitlines()
+    def answers(self, name: str = _CLIENT) -> list[Answer]:
+        """Returns what a client got so far."""
+        lines = self.kubectl.log(name, "application").splitlines()
         return [Answer(**json.loads(line)) for line in lines if line.endswith("}")]
 
 

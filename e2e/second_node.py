@@ -20,9 +20,12 @@ from e2e.target import Target
 class SecondNode:
     """`NODE2`, of a cluster of our own."""
 
-    def __init__(self, target: Target, kubectl: Kubectl) -> None:
-        """Starts it, with the images of sidecar and application; returns when pods can be scheduled there."""
+    def __init__(self, kubectl: Kubectl) -> None:
+        """Args: kubectl: for the namespace that has pods on it."""
         self._kubectl = kubectl
+
+    def start(self, target: Target) -> None:
+        """Returns when pods of sidecars and applications can be scheduled there."""
         names = (PAUSE_IMAGE, target.sidecar_image, target.application_image)
         cluster.start_node(NODE2, _connect, [images.archive_of(name) for name in names])
 
@@ -48,10 +51,10 @@ class SecondNode:
         """Removes it with the pods of the namespace on it, whatever state it is in."""
         cluster.power_off(NODE2)
         on_it = ["--field-selector", f"spec.nodeName={NODE2.name}"]
-        self._kubectl("delete", "node", NODE2.name)
+        self._kubectl("delete", "node", NODE2.name, "--ignore-not-found")
         self._kubectl("delete", "pods", *on_it, "--force", "--grace-period=0")
         cluster.remove_cgroups(NODE2)
-        shutil.rmtree(NODE2.state)
+        shutil.rmtree(NODE2.state, ignore_errors=True)
 
 
 _ENDS = ((NODE1, NODE2.name), (NODE2, "eth0"))
