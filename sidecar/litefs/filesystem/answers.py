@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pyfuse3
 
 from litefs.errors import DiskLostError
-from litefs.filesystem.errno_table import errno_of, reason_of
+from litefs.filesystem.errno_table import REASONS, errno_of, reason_of
 
 T = TypeVar("T")
 _log = logging.getLogger("litefs.filesystem")
@@ -46,8 +46,8 @@ class Answers(pyfuse3.Operations):
         """Args: data_path: its space is the mount's."""
         super().__init__()
         self._data_path = data_path
-        self.refused_n: Counter[str] = Counter()
-        """Requests that were refused, by reason."""
+        self.refused_n = Counter(dict.fromkeys(REASONS, 0))
+        """Requests that were refused, by reason. All are there from the start, for Prometheus to see them rise."""
         self.lists_without_opendir = True
         self.stop_at_once: Callable[[Exception], None] = lambda error: None
 

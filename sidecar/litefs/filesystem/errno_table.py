@@ -19,9 +19,12 @@ ERRNO_BY_ERROR: dict[type[BaseException], int] = {
 PASSED_ON = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EEXIST, errno.EACCES, errno.EFBIG, errno.ESTALE})
 """errno values of the data directory's own calls that mean the same to the application."""
 
+REASONS = ("not-primary", "not-captured", "refused", "disk-full", "disk")
+"""For which requests are refused, as metrics call them."""
+
 
 def reason_of(error: BaseException) -> str:
-    """Returns what metrics call the reason for which a request was refused; "" where it is no refusal."""
+    """Returns the one of `REASONS` for which a request was refused; "" where it is no refusal."""
     if isinstance(error, NotPrimaryError):
         return "not-primary"
     if isinstance(error, UncapturedWriteError):

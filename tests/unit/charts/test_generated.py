@@ -14,7 +14,8 @@ from litefs.version import VERSION
 
 ROOT = CHART.parents[1]
 METRIC = re.compile(r"\blitefs_[a-z_]+\b")
-ALERT = re.compile(r"^\| [^|`]+ \| `([^`]*litefs_[^`]*)`", re.MULTILINE)
+ALERT = re.compile(r"^\| `(LiteFS\w+)` \|", re.MULTILINE)
+RULES = ["rules.yaml", "operator-rules.yaml"]
 PAGES = [ROOT / "docs" / "metrics.md", ROOT / "docs" / "kubernetes.md"]
 LABELS = {"litefs_io_cluster"}
 
@@ -79,7 +80,7 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
     assert {value.path for value in generated.values()} == known
 
 
-@pytest.mark.parametrize("name", ["rules.yaml", "dashboard.json"])
+@pytest.mark.parametrize("name", [*RULES, "dashboard.json"])
 def test_only_metrics_that_exist_are_watched(name: str) -> None:
     documented = set(METRIC.findall("".join(page.read_text() for page in PAGES)))
     used = {metric.removesuffix("_bucket") for metric in METRIC.findall((CHART / "files" / name).read_text())} - LABELS
@@ -87,9 +88,7 @@ def test_only_metrics_that_exist_are_watched(name: str) -> None:
     assert used <= documented
 
 
-def test_the_alerts_are_those_of_the_documentation() -> None:
-    """There without the grouping by cluster, which depends on who scrapes."""
-    rows = [ALERT.findall(page.read_text()) for page in PAGES]
-    rules = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())["groups"][0]["rules"]
-    expressions = [rule["expr"].replace(" by (namespace, litefs_io_cluster) ", "") for rule in rules]
-    assert expressions == [expression for page in rows for expression in page]
+@pytest.mark.parametrize(("page", "name"), [*zip(PAGES, RULES, strict=True)])
+def test_the_alerts_are_those_of_the_documentation(page: Path, name: str) -> None:
+    (group,) = yaml.safe_load((CHART / "files" / name).read_text())
+    assert ALERT.findall(page.read_text()) == [rule["alert"] for rule in group["rules"]]

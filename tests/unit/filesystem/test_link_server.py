@@ -99,7 +99,7 @@ def test_commits_and_refusals_are_counted(link: Link) -> None:
     link.mount.operations.answer_to(KeyError("a bug is no refusal"), "write")
     *_, answer = link.ask(m.AskCounters())
     assert isinstance(answer, m.Counters)
-    assert answer.refused_n == {"not-primary": 1, "disk-full": 1, "disk": 1}
+    assert answer.refused_n == {"not-primary": 1, "not-captured": 0, "refused": 0, "disk-full": 1, "disk": 1}
     counts, sum_s = answer.commit_latencies["a.db"]
     assert sum(counts) == 2
     assert 0 < sum_s < 60
