@@ -132,13 +132,33 @@ class ConsulClient:
         self._http.timeout = REQUEST_S + (wait_s * 17 / 16 if index else 0.0)
         try:
             answer: tuple[int, dict[str, Holder]] = self._http.get(
-                _holders, f"/v1/kv/{prefix}", params=params, headers=self._headers
+                self._holders, f"/v1/kv/{prefix}", params=params, headers=self._headers
             )
         except consul.ACLPermissionDenied as error:
             raise ConsulDeniedError(f"Consul at {self._url} denies access: {error}") from error
         except (consul.ConsulException, requests.RequestException, ValueError, KeyError, TypeError) as error:
             raise ConsulError(f"Consul at {self._url}: {_reason(error)}") from error
         return answer
+
+    def _holders(self, response: Any) -> tuple[int, dict[str, Holder]]:
+        items = None
+        if response.code != HTTPStatus.NOT_FOUND:
+            items = CB.json()(response)
+        elif self._may_hide(response.headers):
+            raise consul.ACLPermissionDenied("nothing that the token may read")
+        holders = {
+            item["Key"]: _holder(item)
+            for item in items or []
+            if item.get("Session") and _CANDIDATE_KEY.search(item["Key"]) is None
+        }
+        index = response.headers.get("X-Consul-Index") or "0"
+        return int(index) if index.isdigit() else 0, holders
+
+    def _may_hide(self, headers: Mapping[str, str]) -> bool:
+        """Keys that a token may not read are left out of an answer. Whether there are any, only tokens are told."""
+        if self._headers:
+            return headers.get("X-Consul-Results-Filtered-By-ACLs") == "true"
+        return headers.get("X-Consul-Default-ACL-Policy") == "deny"
 
 
 class _WholeAnswers(HTTPAdapter):
@@ -177,19 +197,6 @@ class _WholeAnswers(HTTPAdapter):
             if late.is_set():  # what was cut may read like an answer
                 raise requests.Timeout(f"no answer within {timeout:g} s")
         return response
-
-
-def _holders(response: Any) -> tuple[int, dict[str, Holder]]:
-    if response.code == HTTPStatus.NOT_FOUND and response.headers.get("X-Consul-Results-Filtered-By-ACLs") == "true":
-        raise consul.ACLPermissionDenied("the token may not read any of the leases")
-    items = CB.json()(response) if response.code != HTTPStatus.NOT_FOUND else None
-    holders = {
-        item["Key"]: _holder(item)
-        for item in items or []
-        if item.get("Session") and _CANDIDATE_KEY.search(item["Key"]) is None
-    }
-    index = response.headers.get("X-Consul-Index") or "0"
-    return int(index) if index.isdigit() else 0, holders
 
 
 def _holder(item: Mapping[str, Any]) -> Holder:

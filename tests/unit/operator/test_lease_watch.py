@@ -84,6 +84,24 @@ def test_no_key_at_all_is_an_answer() -> None:
     assert ask(lambda _request: response) == (3, {})
 
 
+@pytest.mark.parametrize(
+    ("token", "header"),
+    [("t", {"X-Consul-Results-Filtered-By-ACLs": "true"}), ("", {"X-Consul-Default-ACL-Policy": "deny"})],
+    ids=["token", "no token"],
+)
+def test_no_key_that_may_be_read_is_no_answer(token: str, header: dict[str, str]) -> None:
+    def script(_request: Request) -> Response:
+        return Response(status=404, body=b"", headers={"X-Consul-Index": "3", **header})
+
+    with pytest.raises(ConsulDeniedError, match="nothing that the token may read"):
+        ask(script, token=token)
+
+
+def test_no_key_is_an_answer_to_a_token_from_which_nothing_was_kept() -> None:
+    headers = {"X-Consul-Index": "3", "X-Consul-Default-ACL-Policy": "deny"}
+    assert ask(lambda _request: Response(status=404, body=b"", headers=headers), token="t") == (3, {})
+
+
 @pytest.mark.parametrize("index", ["", "x", "-1"])
 def test_an_index_that_a_proxy_took_away_is_none(index: str) -> None:
     assert ask(lambda _request: answer(index=index))[0] == 0
@@ -122,7 +140,6 @@ def test_variables_of_consul_do_not_override_the_address(monkeypatch: pytest.Mon
     ("response", "kind"),
     [
         (Response(status=403, body=b"Permission denied"), ConsulDeniedError),
-        (Response(status=404, body=b"", headers={"X-Consul-Results-Filtered-By-ACLs": "true"}), ConsulDeniedError),
         (Response(status=500, body=b"No cluster leader"), ConsulError),
         (Response(body=b"{"), ConsulError),
         (Response(body=b'[{"Session": "s"}]'), ConsulError),
