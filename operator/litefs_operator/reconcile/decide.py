@@ -114,6 +114,9 @@ def _remember(seen: Observation, primary: Primary, node_labels: dict[str, str]) 
     if member_n >= memory.member_n:
         return dataclasses.replace(memory, primary_node=node, member_n=member_n, fewer_since=None)
     since = memory.fewer_since if memory.fewer_since is not None else seen.now
+    if any(member.is_ending and not member.is_job for member in seen.members):
+        # It takes as long as it may, and for ever on a machine that is gone: its node is the one that is away.
+        since = seen.now
     if seen.now - since >= FEWER_HOLD_S:
         return dataclasses.replace(memory, primary_node=node, member_n=member_n, fewer_since=None)
     return dataclasses.replace(memory, primary_node=node, fewer_since=since)

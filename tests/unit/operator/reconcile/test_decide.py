@@ -267,6 +267,21 @@ def test_a_pod_that_is_replaced_in_time_does_not_change_the_budget() -> None:
     assert second.memory.fewer_since is None
 
 
+def test_the_budget_counts_a_pod_that_does_not_end_because_its_machine_is_gone() -> None:
+    lost = seen(members=[member(0), member(1), member(2, is_ending=True)])
+    first = decide(lost)
+    later = decide(after(first, lost, now=NOW + FEWER_HOLD_S))
+    assert later.budget == BudgetChange()
+    gone = after(later, seen(members=[member(0), member(1)]), now=NOW + 2 * FEWER_HOLD_S - 1)
+    assert decide(gone).budget == BudgetChange()
+    assert decide(after(decide(gone), gone, now=NOW + 2 * FEWER_HOLD_S)).budget.patch is not None
+
+
+def test_the_budget_does_not_count_a_pod_that_ends_beside_its_successor() -> None:
+    decision = decide(seen(members=[*map(member, range(3)), member(3, is_ending=True)]))
+    assert decision.budget == BudgetChange()
+
+
 def test_pods_of_jobs_and_pods_that_end_are_not_counted() -> None:
     members = [member(0), member(1), member(2, is_job=True), member(3, is_ending=True)]
     decision = decide(seen(members=members, memory=Memory(), budgets=()))
