@@ -74,6 +74,8 @@ class Decision:
 def decide(seen: Observation) -> Decision:
     """Returns what is to be done."""
     memory = _free_since(seen)
+    if not memory.member_n:
+        memory = dataclasses.replace(memory, member_n=_budgeted_n(seen))
     seen = dataclasses.replace(seen, memory=memory)
     primary = find_primary(seen)
     foreign = sorted(budget.name for budget in seen.budgets if _is_foreign(seen, budget))
@@ -101,6 +103,13 @@ def _free_since(seen: Observation) -> Memory:
     return dataclasses.replace(seen.memory, free_since=since if is_free else None)
 
 
+def _budgeted_n(seen: Observation) -> int:
+    """Returns how many nodes the replica that acted before counted on; 0 if it left no budget."""
+    ours = _own_budget(seen)
+    available = ours.spec.get("minAvailable") if ours is not None else None
+    return available + 1 if isinstance(available, int) else 0
+
+
 def _remember(seen: Observation, primary: Primary, node_labels: dict[str, str]) -> Memory:
     memory = seen.memory
     node = memory.primary_node
@@ -113,10 +122,10 @@ def _remember(seen: Observation, primary: Primary, node_labels: dict[str, str]) 
     member_n = sum(member.counts for member in seen.members)
     if member_n >= memory.member_n:
         return dataclasses.replace(memory, primary_node=node, member_n=member_n, fewer_since=None)
-    since = memory.fewer_since if memory.fewer_since is not None else seen.now
     if any(member.is_ending and not member.is_job for member in seen.members):
         # It takes as long as it may, and for ever on a machine that is gone: its node is the one that is away.
-        since = seen.now
+        return dataclasses.replace(memory, primary_node=node, fewer_since=None)
+    since = memory.fewer_since if memory.fewer_since is not None else seen.now
     if seen.now - since >= FEWER_HOLD_S:
         return dataclasses.replace(memory, primary_node=node, member_n=member_n, fewer_since=None)
     return dataclasses.replace(memory, primary_node=node, fewer_since=since)
@@ -176,8 +185,7 @@ def _patch_of(before: Manifest, after: Manifest) -> Manifest:
 
 def _budget(seen: Observation, memory: Memory, foreign: list[str]) -> BudgetChange:
     wanted = disruption_budget(seen.cluster, member_n=memory.member_n)
-    # Of this LiteFSCluster, or of one of its name that was deleted.
-    ours = next((budget for budget in seen.budgets if budget.is_made_here and budget.name == seen.name), None)
+    ours = _own_budget(seen)
     if wanted is None or foreign or not seen.spec.disruption_budget:
         return BudgetChange(delete=ours.name if ours is not None else "")
     if ours is None:
@@ -186,6 +194,11 @@ def _budget(seen: Observation, memory: Memory, foreign: list[str]) -> BudgetChan
     if ours.spec != wanted["spec"]:
         patch["spec"] = wanted["spec"]
     return BudgetChange(patch=(ours.name, patch)) if patch else BudgetChange()
+
+
+def _own_budget(seen: Observation) -> KeptBudget | None:
+    """Of this LiteFSCluster, or of one of its name that was deleted."""
+    return next((budget for budget in seen.budgets if budget.is_made_here and budget.name == seen.name), None)
 
 
 def _is_foreign(seen: Observation, budget: KeptBudget) -> bool:

@@ -272,9 +272,14 @@ def test_the_budget_counts_a_pod_that_does_not_end_because_its_machine_is_gone()
     first = decide(lost)
     later = decide(after(first, lost, now=NOW + FEWER_HOLD_S))
     assert later.budget == BudgetChange()
-    gone = after(later, seen(members=[member(0), member(1)]), now=NOW + 2 * FEWER_HOLD_S - 1)
+    gone = after(later, seen(members=[member(0), member(1)]), now=NOW + 2 * FEWER_HOLD_S)
     assert decide(gone).budget == BudgetChange()
-    assert decide(after(decide(gone), gone, now=NOW + 2 * FEWER_HOLD_S)).budget.patch is not None
+    assert decide(after(decide(gone), gone, now=NOW + 3 * FEWER_HOLD_S)).budget.patch is not None
+
+
+def test_an_operator_that_begins_to_act_finds_in_the_budget_how_many_nodes_there_were() -> None:
+    lost = seen(members=[member(0), member(1), member(2, is_ending=True)], memory=Memory(primary_node="ID0"))
+    assert decide(lost).budget == BudgetChange()
 
 
 def test_the_budget_does_not_count_a_pod_that_ends_beside_its_successor() -> None:
