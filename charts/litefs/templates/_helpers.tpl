@@ -77,6 +77,10 @@ http://{{ include "litefs.consul" . }}.{{ .Release.Namespace }}.svc:8500
 {{- if and (ne $certificates.mode "certManager") $certificates.certManager.issuerRef -}}
 {{- fail (printf "webhook.certificates.certManager is set, but the mode is %s: set mode to certManager, or remove it" $certificates.mode) -}}
 {{- end -}}
+{{- /* Where there is no cluster to ask, as for `helm template`, nobody knows. */}}
+{{- if and (eq $certificates.mode "certManager") (not (.Capabilities.APIVersions.Has "cert-manager.io/v1")) (lookup "v1" "Namespace" "" "default") -}}
+{{- fail "webhook.certificates.mode is certManager, but there is no cert-manager: install it first, or take another mode" -}}
+{{- end -}}
 {{- $consul := .Values.consul -}}
 {{- if and (eq $consul.mode "external") (not $consul.url) -}}
 {{- fail "consul.mode is external: set consul.url" -}}

@@ -205,14 +205,25 @@ def test_helm_s_certificate_and_the_ca_that_the_api_server_is_told_are_of_one_re
 
 def test_cert_manager_is_told_where_the_ca_goes(chart: Chart) -> None:
     manifests = chart.render(MODES["certificates of cert-manager"])
-    certificate = of_kind(manifests, "Certificate")
+    made = {(one["kind"], one["metadata"]["name"]): one["spec"] for one in manifests if is_of_cert_manager(one)}
+    served, authority = made["Certificate", "r-litefs-webhook"], made["Certificate", "r-litefs-webhook-ca"]
     annotations = of_kind(manifests, "MutatingWebhookConfiguration")["metadata"]["annotations"]
-    assert annotations["cert-manager.io/inject-ca-from"] == f"{NAMESPACE}/{certificate['metadata']['name']}"
-    assert certificate["spec"]["issuerRef"]["name"] == of_kind(manifests, "Issuer")["metadata"]["name"]
-    assert certificate["spec"]["dnsNames"] == [f"r-litefs-webhook.{NAMESPACE}.svc"]
-    named = chart.render(MODES["certificates of an issuer"])
-    assert of_kind(named, "Certificate")["spec"]["issuerRef"] == {"name": "corporate", "kind": "ClusterIssuer"}
-    assert "Issuer" not in {one["kind"] for one in named}
+    assert annotations["cert-manager.io/inject-ca-from"] == f"{NAMESPACE}/r-litefs-webhook"
+    assert served["dnsNames"] == [f"r-litefs-webhook.{NAMESPACE}.svc"]
+    # A renewed certificate is trusted at once: its CA stays, and so does the key of that CA.
+    assert made["Issuer", served["issuerRef"]["name"]] == {"ca": {"secretName": authority["secretName"]}}
+    assert authority["privateKey"]["rotationPolicy"] == "Never"
+    assert made["Issuer", authority["issuerRef"]["name"]] == {"selfSigned": {}}
+    assert len(made) == 4
+
+
+def test_an_issuer_that_is_named_makes_the_certificate_and_no_other(chart: Chart) -> None:
+    (certificate,) = filter(is_of_cert_manager, chart.render(MODES["certificates of an issuer"]))
+    assert certificate["spec"]["issuerRef"] == {"name": "corporate", "kind": "ClusterIssuer"}
+
+
+def is_of_cert_manager(manifest: Manifest) -> bool:
+    return str(manifest["apiVersion"]).startswith("cert-manager.io/")
 
 
 @pytest.mark.parametrize(
