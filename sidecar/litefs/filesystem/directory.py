@@ -105,7 +105,10 @@ class Directory(Answers):
         if kind not in UNREPLICATED_KINDS and not self.store.gate.is_open and not self._is_node(ctx):
             # A WAL that came with a new state lies behind the kernel's memory that there was none. On ESTALE the kernel
             # asks anew what there is; EEXIST ends that memory, too, but not before Linux 6.6.
-            raise pyfuse3.FUSEError(errno.ESTALE if text in self.inodes.by_name else errno.EACCES)
+            if text in self.inodes.by_name:
+                raise pyfuse3.FUSEError(errno.ESTALE)
+            self.refused_n["not-primary"] += kind is not Kind.WAL  # readers, too, try to make one
+            raise pyfuse3.FUSEError(errno.EACCES)
         beside = self.store.databases.get(owner)
         if beside is not None and beside.is_being_replaced and kind in TRANSACTION_KINDS and not self._is_node(ctx):
             raise pyfuse3.FUSEError(errno.EBUSY)

@@ -167,6 +167,8 @@ def test_a_replica_creates_nothing_that_could_hold_a_transaction(mount: Fuseless
     mount.become_replica()
     request = mount.operations.create(ROOT, name.encode(), 0o644, SQLITE, context())
     assert mount.errno(request) == errno.EACCES
+    # Readers, too, ask for a WAL to write to, and go on without.
+    assert mount.operations.refused_n["not-primary"] == (name != "a.db-wal")
     mount.create(name, ctx=NODE)
 
 
