@@ -70,6 +70,15 @@ CASES = [
     Case(name="nothing is scraped but the operator", series=LEADER),
     # ---- LiteFSNoPrimary
     Case(
+        # A primary that lost its lease goes on telling its replicas that it is there.
+        name="Consul is gone",
+        series=LEADER
+        | node("blog-0", litefs_is_primary=f"{minutes(1, 10)} {minutes(0)}", litefs_ready=minutes(1))
+        | node("blog-1", litefs_is_primary=minutes(0), litefs_ready=minutes(1), litefs_lag_seconds=minutes("0.5")),
+        minute=13,
+        fired=(("LiteFSNoPrimary", *BLOG),),
+    ),
+    Case(
         name="the primary's pod is gone, and nobody follows it",
         series=LEADER
         | node("blog-0", up=GONE, litefs_is_primary=GONE)
@@ -90,12 +99,12 @@ CASES = [
         | node("blog-1", litefs_is_primary=f"{minutes(0, 10.5)} {minutes(1)}"),
     ),
     Case(
-        name="the primary cannot be read, and its replica hears it",
+        name="the primary cannot be read",
         series=LEADER
         | REPLICA
         | node("blog-0", up=f"{minutes(1, 10)} {minutes(0)}", litefs_is_primary=GONE, litefs_ready=GONE),
         minute=20,
-        fired=(("LiteFSNodeDown", *BLOG, "blog-0"),),
+        fired=(("LiteFSNoPrimary", *BLOG), ("LiteFSNodeDown", *BLOG, "blog-0")),
     ),
     Case(
         name="another cluster in the same Prometheus has a primary",
