@@ -212,7 +212,6 @@ class Supervisor:
         with self._link_for_node as link:
             self._node = self._start("node", link)
         self._link_for_node = None
-        self._tell_filesystem({"type": "node-started", "pid": self._node.pid})
 
     def _start(self, name: str, link: socket.socket) -> Child:
         ours, theirs = socket.socketpair()
@@ -232,11 +231,10 @@ class Supervisor:
             self._link_for_node.close()
         self._link_for_node = for_node
 
-    def _tell_filesystem(self, message: dict[str, object], descriptors: list[int] | None = None) -> None:
-        """Sends a message; a filesystem process that does not take it hangs, and is killed to be started anew."""
-        if self._filesystem is None:
-            return
-        taken = self._filesystem.send(json.dumps(message).encode() + b"\n", descriptors or [])
+    def _give_filesystem(self, link: socket.socket) -> None:
+        """Gives it a new link; a filesystem process that does not take it hangs, and is killed to be started anew."""
+        assert self._filesystem is not None
+        taken = self._filesystem.send(b'{"type": "new-link"}\n', [link.fileno()])
         # A process that is ending has closed its sockets a moment before it can be reaped.
         if not taken and not self._filesystem.wait(DYING_S):
             self._log("ERROR", "the filesystem process does not read its control socket: killing it")
@@ -268,7 +266,7 @@ class Supervisor:
         # the pid cannot belong to anybody else, so nobody can be taken for the node process in between.
         ours, theirs = socket.socketpair()
         with theirs:
-            self._tell_filesystem({"type": "new-link", "old_pid": node.pid}, [theirs.fileno()])
+            self._give_filesystem(theirs)
         self._replace_link(ours)
         self._node_due_at = self._after_death(node, self._node_backoff)
 

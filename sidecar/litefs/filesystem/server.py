@@ -25,7 +25,7 @@ from litefs.filesystem.negotiation import NO_OPENDIR_SUPPORT, negotiate
 from litefs.filesystem.operations import Operations
 from litefs.filesystem.special_files import ClusterView
 from litefs.filesystem.wakefulness import Wakefulness
-from litefs.link.settings import FilesystemSettings, Mounted, NewLink, NodeStarted
+from litefs.link.settings import FilesystemSettings, Mounted, NewLink
 from litefs.storage.data_dir import DataDir
 from litefs.storage.database import CommitGate, Database, StoreSettings
 from litefs.storage.disk import disk_from_environment
@@ -251,9 +251,8 @@ class FilesystemServer:
                 fds.frombytes(payload)
         *lines, self._control_buffer = (self._control_buffer + data).split(b"\n")
         for line in lines:
-            message = msgspec.json.decode(line, type=NewLink | NodeStarted)
-            if isinstance(message, NewLink):
-                self._link.attach(socket.socket(fileno=fds.pop(0)))
+            msgspec.json.decode(line, type=NewLink)
+            self._link.attach(socket.socket(fileno=fds.pop(0)))
 
 
 class _RecoveryLog:

@@ -148,19 +148,11 @@ class SteppedDown(msgspec.Struct, frozen=True, tag="stepped-down"):
 
 
 class NewLink(msgspec.Struct, frozen=True, tag="new-link"):
-    """Supervisor to filesystem process: the node process `old_pid` died; a new link arrives with this message.
+    """Supervisor to filesystem process: the node process died; a new link arrives with this message.
 
-    The descriptor of the new link is attached with SCM_RIGHTS. `old_pid` is not reaped before this is sent.
+    The descriptor of the new link is attached with SCM_RIGHTS. The node process is not reaped before this is sent.
     """
 
-    old_pid: int
 
-
-class NodeStarted(msgspec.Struct, frozen=True, tag="node-started"):
-    """Supervisor to filesystem process: the node process that now holds the other end of the link."""
-
-    pid: int
-
-
-SupervisorMessage = Mounted | NodeReady | Leaving | StepDown | SteppedDown | NewLink | NodeStarted
+SupervisorMessage = Mounted | NodeReady | Leaving | StepDown | SteppedDown | NewLink
 """One line of JSON each, ended by a newline, in either direction of a control socket."""

@@ -64,7 +64,7 @@ def test_the_filesystem_process_is_told_of_a_death_before_the_pid_is_free() -> N
     node_supervisor._filesystem, node_supervisor._node = filesystem, node
     assert node.wait(10)
     node_supervisor._on_node_death(node)
-    told = f'filesystem is told {{"type": "new-link", "old_pid": {node.pid}}} with 1 descriptor'
+    told = 'filesystem is told {"type": "new-link"} with 1 descriptor'
     assert events == [told, "node is reaped"]
     assert filesystem.wait(10)
     filesystem.reap()
