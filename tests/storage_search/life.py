@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from litefs.errors import CommitRefusedError, CorruptStateError, DiskLostError
+from litefs.filesystem.snapshots import open_snapshot
 from litefs.formats.checksum import page_checksums
 from litefs.storage import replacement
 from litefs.storage.database import Database
@@ -24,7 +25,6 @@ from litefs.storage.steps import Steps
 from tests.storage_search.limits import PAGE_SIZES, PAGES_MAX
 from tests.storage_search.model import Model, State
 from tests.storage_search.source import FOLLOWED, Source
-from tests.support.snapshots import frozen
 from tests.support.sqlite_player import PAGE_SIZE, JournalEnd, Player, Refusal, commit_together_steps
 from tests.support.storage_world import NEVER, NODE_ID, World
 
@@ -345,7 +345,7 @@ class Life:
             return
         state, snapshot_id = self.model.of(name).now, self._next_snapshot
         self._next_snapshot += 1
-        opened = frozen(database, snapshot_id)
+        opened = open_snapshot(database, snapshot_id)
         base = database.base
         try:
             yield None

@@ -5,7 +5,6 @@ other in a task. A link that breaks is no error: the node process died, the supe
 """
 
 import logging
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from litefs.errors import DiskLostError, FormatError, LiteFSError
 from litefs.filesystem.inodes import Kind
 from litefs.filesystem.loop import Waiter
 from litefs.filesystem.operations import Operations
+from litefs.filesystem.snapshots import open_snapshot
 from litefs.formats.database_name import REPLACEMENT_PREFIX
 from litefs.link import messages as m
 from litefs.link.channel import MessageDecoder, encode
@@ -309,24 +309,11 @@ class LinkServer:
         served = self._store.databases.get(name)
         if served is None:
             return self._rejected(name, "no such database")
-        database = served.database
         snapshot_id = self._next_snapshot
         self._next_snapshot += 1
-        aside = database.base.open_aside(snapshot_id, database.txid, database.base_txid, database.page_n)
-        self._snapshots[snapshot_id] = database
-        return m.SnapshotOpened(
-            snapshot_id=snapshot_id,
-            name=name,
-            txid=database.txid,
-            checksum=database.checksum,
-            page_size=database.page_size,
-            page_n=database.page_n,
-            timestamp_ms=database.timestamp_ms,
-            base_txid=database.base_txid,
-            base_path=os.fspath(database.base.path),
-            aside_path=os.fspath(aside.path),
-            aside_map_path=os.fspath(aside.map_path),
-        )
+        opened = open_snapshot(served.database, snapshot_id)
+        self._snapshots[snapshot_id] = served.database
+        return opened
 
     def _close_snapshot(self, snapshot_id: int) -> None:
         database = self._snapshots.pop(snapshot_id, None)

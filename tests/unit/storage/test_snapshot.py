@@ -7,18 +7,18 @@ from collections.abc import Iterator
 import pytest
 
 from litefs.errors import CorruptStateError
+from litefs.filesystem.snapshots import open_snapshot
 from litefs.formats.ltx_decoder import decode_image
 from litefs.storage.database import Database
 from litefs.storage.snapshot import RUN_BYTES, SnapshotReader
 from litefs.storage.steps import run
 from tests.support.faulty_disk import FaultyDisk
-from tests.support.snapshots import frozen
 from tests.support.sqlite_player import PAGE_SIZE, Player
 from tests.support.storage_world import World
 
 
-def open_snapshot(database: Database, snapshot_id: int = 1) -> SnapshotReader:
-    return SnapshotReader(frozen(database, snapshot_id), database.log.directory, 7, compress=True)
+def reader_of(database: Database, snapshot_id: int = 1) -> SnapshotReader:
+    return SnapshotReader(open_snapshot(database, snapshot_id), database.log.directory, 7, compress=True)
 
 
 def read_rest(pages: Iterator[tuple[int, memoryview]]) -> bytes:
@@ -59,7 +59,7 @@ def test_a_snapshot_is_exact_under_commits_checkpoints_and_housekeeping(world: W
     for _ in range(rng.randint(0, 4)):
         commit_something(world, player, rng)
     expected = player.content
-    reader = open_snapshot(world.database())
+    reader = reader_of(world.database())
     read = []
     for _, pages in reader.pages():
         read.append(bytes(pages))
@@ -75,9 +75,9 @@ def test_two_snapshots_of_different_positions_do_not_disturb_each_other(world: W
     player = world.player()
     world.commit(player, range(1, 9))
     world.tidy()
-    first, first_content = open_snapshot(world.database(), 1), player.content
+    first, first_content = reader_of(world.database(), 1), player.content
     world.commit(player, range(1, 9))
-    second, second_content = open_snapshot(world.database(), 2), player.content
+    second, second_content = reader_of(world.database(), 2), player.content
     world.commit(player, range(1, 5), 4)
     world.tidy()
     assert read_rest(first.pages()) == first_content
@@ -92,7 +92,7 @@ def test_the_log_that_a_snapshot_needs_is_kept_until_it_is_closed(world: World) 
     for _ in range(8):
         world.commit(player, range(1, 9))
     database = world.database()
-    reader = open_snapshot(database)
+    reader = reader_of(database)
     expected = player.content
     for _ in range(8):
         world.commit(player, range(1, 9))
@@ -112,7 +112,7 @@ def test_the_image_of_a_snapshot_verifies_and_holds_the_position(world: World) -
     player = world.player()
     world.commit(player, range(1, 9))
     world.commit(player, [2], 5)
-    reader = open_snapshot(world.database())
+    reader = reader_of(world.database())
     header, pages, trailer = decode_image(b"".join(reader.ltx_chunks()))
     reader.close()
     assert (header.min_txid, header.max_txid, header.commit, header.node_id) == (1, 2, 5, 7)
@@ -124,7 +124,7 @@ def test_a_dropped_database_has_an_empty_snapshot(world: World) -> None:
     player = world.player()
     world.commit(player, range(1, 5))
     run(world.store.drop("a.db"))
-    reader = open_snapshot(world.database())
+    reader = reader_of(world.database())
     header, pages, _ = decode_image(b"".join(reader.ltx_chunks()))
     reader.close()
     assert (header.max_txid, header.commit, pages) == (2, 0, [])
@@ -134,7 +134,7 @@ def test_a_full_disk_gives_the_snapshot_up_and_not_the_commit(world: World) -> N
     player = world.player()
     world.commit(player, range(1, 9))
     world.tidy()
-    reader = open_snapshot(world.database())
+    reader = reader_of(world.database())
     assert isinstance(world.disk, FaultyDisk)
     world.disk.full = ("aside.*",)
     world.commit(player, range(1, 9))
@@ -153,7 +153,7 @@ def test_a_snapshot_that_cannot_be_begun_leaves_nothing(world: World, call: int)
     assert isinstance(world.disk, FaultyDisk)
     world.disk.fail_at = len(world.disk.calls) + call
     with pytest.raises(OSError, match=r"injected at call \d+, aside"):
-        open_snapshot(database)
+        reader_of(database)
     assert not database.base.asides
     assert len(os.listdir("/proc/self/fd")) == before
     assert not list(database.directory.glob("aside-*"))
@@ -164,7 +164,7 @@ def test_a_snapshot_closed_while_a_layer_is_written_disturbs_nothing(world: Worl
     world.commit(player, range(1, 9))
     world.tidy()
     database = world.database()
-    reader = open_snapshot(database)
+    reader = reader_of(database)
     world.commit(player, range(1, 9), sync=False)
     run(database.sync_log())
     layer = database.base.freeze(database.log.durable_txid)
@@ -182,7 +182,7 @@ def test_a_replacement_leaves_the_snapshot_of_the_old_state_readable(world: Worl
     player = world.player()
     world.commit(player, range(1, 9))
     expected = player.content
-    reader = open_snapshot(world.database())
+    reader = reader_of(world.database())
     pages = reader.pages()
     first = bytes(next(pages)[1])
     world.load(player, range(1, 4), 3)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from litefs.filesystem.snapshots import open_snapshot
 from litefs.storage.snapshot import SnapshotReader
 from tests.support.faulty_disk import QuickDisk
-from tests.support.snapshots import frozen
 from tests.support.sqlite_player import Player
 from tests.support.storage_world import World
 
@@ -16,7 +16,7 @@ def test_pages_overwritten_and_cut_off_since_are_shown_as_they_were(tmp_path: Pa
     world.tidy()
     world.commit(player, [3, 4])
     wanted = player.content
-    opened = frozen(world.database())
+    opened = open_snapshot(world.database(), 1)
     world.commit(player, range(1, 20), 15)
     world.commit(player, range(1, 100))
     world.tidy()
@@ -35,7 +35,7 @@ def test_a_database_that_was_dropped_and_made_again_with_other_pages_is_shown_as
     world.commit(player, range(1, 30))
     world.tidy()
     wanted = player.content
-    opened = frozen(world.database())
+    opened = open_snapshot(world.database(), 1)
     world.commit(player, [4, 20], sync=False)
     world.drop(player)
     small = Player(world.store, page_size=512)

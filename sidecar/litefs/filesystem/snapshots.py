@@ -1,11 +1,11 @@
-"""What the filesystem process does for a snapshot, without one."""
+"""What the node process is told of a snapshot, to read it by itself."""
 
 from litefs.link.messages import SnapshotOpened
 from litefs.storage.database import Database
 
 
-def frozen(database: Database, snapshot_id: int = 1) -> SnapshotOpened:
-    """Freezes the position of a database. Returns how it is read; the caller closes the aside of `snapshot_id`."""
+def open_snapshot(database: Database, snapshot_id: int) -> SnapshotOpened:
+    """Freezes the position of a database. The caller closes the aside of `snapshot_id` when it is read."""
     aside = database.base.open_aside(snapshot_id, database.txid, database.base_txid, database.page_n)
     return SnapshotOpened(
         snapshot_id=snapshot_id,
