@@ -28,7 +28,7 @@ def status_of(seen: Observation, primary: Primary, conditions: list[Condition]) 
         "observedGeneration": generation,
         "phase": _phase(primary, ready, counted),
         "phaseReason": ready.message[:1024],
-        "nodeCount": f"{sum(_is_ready(seen, member) for member in counted)}/{len(counted)}",
+        "nodeCount": _node_count(seen, counted),
         "nodes": [_node(seen, primary, member) for member in seen.members[:NODES_MAX]],
         "conditions": [
             condition.manifest(before.get(condition.type, {}), generation, seen.timestamp) for condition in conditions
@@ -48,6 +48,12 @@ def _phase(primary: Primary, ready: Condition, counted: list[Member]) -> str:
     if ready.status == "True":
         return "Running"
     return "Degraded" if primary.member is not None else "NoPrimary"
+
+
+def _node_count(seen: Observation, counted: list[Member]) -> str:
+    """Counts a pod that ends as one that is not ready: on a machine that is gone, it stays so, and has no successor."""
+    ending_n = sum(member.is_ending and not (member.is_over or member.is_job) for member in seen.members)
+    return f"{sum(_is_ready(seen, member) for member in counted)}/{len(counted) + ending_n}"
 
 
 def _is_ready(seen: Observation, member: Member) -> bool:

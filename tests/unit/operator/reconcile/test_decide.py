@@ -287,12 +287,17 @@ def test_the_budget_does_not_count_a_pod_that_ends_beside_its_successor() -> Non
     assert decision.budget == BudgetChange()
 
 
-def test_pods_of_jobs_and_pods_that_end_are_not_counted() -> None:
-    members = [member(0), member(1), member(2, is_job=True), member(3, is_ending=True)]
+def test_pods_of_jobs_are_not_counted_and_pods_that_end_are_not_ready() -> None:
+    ending = [
+        member(3, is_ending=True),
+        member(4, is_ending=True, is_over=True),
+        member(5, is_ending=True, is_job=True),
+    ]
+    members = [member(0), member(1), member(2, is_job=True), *ending]
     decision = decide(seen(members=members, memory=Memory(), budgets=()))
     assert decision.budget.create is not None
     assert decision.budget.create["spec"]["minAvailable"] == 1
-    assert decision.status["nodeCount"] == "2/2"
+    assert decision.status["nodeCount"] == "2/3"
 
 
 def test_a_pod_of_a_job_gets_no_role_because_the_budget_selects_by_it() -> None:
