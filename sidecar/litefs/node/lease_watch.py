@@ -126,10 +126,10 @@ class Inbox:
         if self.is_abandoned:
             raise AbandonedError
 
-    def sleep(self, timeout_s: float) -> None:
-        """Waits, also while the process is to end in good order."""
+    def sleep(self, timeout_s: float, unless: Callable[[], bool] = lambda: False) -> None:
+        """Waits, also while the process is to end in good order, until `unless` holds."""
         with self._changed:
-            self._changed.wait_for(lambda: self.is_abandoned, timeout_s)
+            self._changed.wait_for(lambda: self.is_abandoned or unless(), timeout_s)
 
     def see(self, holder: Holder | None) -> None:
         """Notes who holds the lease."""
@@ -216,6 +216,8 @@ class LeaseWatch:
         self._retry_s = max(retry_s, 0.1)
         self._is_unavailable = False
         self._renewing = threading.Lock()
+        self._kept = ""
+        """The lease's term when the keeper renewed it last."""
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
             for name, target in (("lease-watcher", self._watch), ("lease-keeper", self._keep))
@@ -270,14 +272,20 @@ class LeaseWatch:
         ttl_s = self._lease.ttl_s
         pause_s = min(ttl_s / RENEWALS_PER_TTL, KEEPER_WAKE_MAX_S)
         while True:
-            self._inbox.sleep(pause_s)
+            # The first renewal makes the connection of all others, and just now whoever keeps the lease takes it.
+            self._inbox.sleep(pause_s, unless=self._is_won)
             if self._is_ending():
                 return
-            begun = time.monotonic()
+            begun, self._kept = time.monotonic(), self._lease.term
             pause_s = ttl_s / RETRIES_PER_TTL
             if self._renew():  # what it took counts: the lease lasts from when it was sent
                 pause_s = max(begun + ttl_s / RENEWALS_PER_TTL - time.monotonic(), pause_s)
             pause_s = min(pause_s, KEEPER_WAKE_MAX_S)
+
+    def _is_won(self) -> bool:
+        """The lease is this node's, and was not when it was renewed last."""
+        holder = self._inbox.holder
+        return holder is not None and holder.term == self._lease.term != self._kept
 
     def _renew(self) -> bool:
         """Renews once. Returns whether there was an answer."""

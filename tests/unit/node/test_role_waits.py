@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NoReturn
@@ -357,15 +357,22 @@ def test_a_lease_that_is_handed_to_its_holder_does_not_keep_it_busy(make: Make) 
     assert a.accepts
 
 
+def test_a_lease_is_renewed_at_once_for_the_keeper_may_take_no_new_connection_later(make: Make) -> None:
+    (a,) = make("a", ttl_s=1000.0).nodes  # the second renewal is due in a minute
+    a.start()
+    eventually(lambda: a.accepts)
+    eventually(lambda: a.driver.counters.renewals)
+
+
 def test_a_keeper_that_answers_slowly_is_asked_again_the_sooner(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     ttl_s, slow_s = 2.0, 0.35
     (a,) = make("a", ttl_s=ttl_s).nodes
     pauses: list[float] = []
     sleep, renew = a.driver._inbox.sleep, a.driver._lease.renew
 
-    def note_pause(pause_s: float) -> None:
+    def note_pause(pause_s: float, unless: Callable[[], bool] = lambda: False) -> None:
         pauses.append(pause_s)
-        sleep(pause_s)
+        sleep(pause_s, unless)
 
     def renew_slowly() -> None:
         time.sleep(slow_s)
