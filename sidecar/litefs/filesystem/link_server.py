@@ -60,6 +60,7 @@ class LinkServer:
         self._moved: set[str] = set()  # databases that the next end of a pause tells of
         self._next_snapshot = 1
         self._snapshots: dict[int, Database] = {}
+        self._needed: dict[str, list[int]] = {}  # what was said of it so far
         operations.on_shm_created = lambda name: self._send(m.ShmCreated(name))
 
     def attach(self, link: socket.socket) -> None:
@@ -82,6 +83,7 @@ class LinkServer:
         self._outgoing.clear()
         self._requests.clear()
         self._moved.clear()
+        self._needed.clear()
         for snapshot_id in list(self._snapshots):
             self._close_snapshot(snapshot_id)
         for served in self._store.databases.values():
@@ -244,8 +246,10 @@ class LinkServer:
             case m.SetPrimary(hostname):
                 self._operations.view.primary = hostname
                 self._operations.inodes.root.note_change()  # a listing that the kernel keeps is out of date
-            case m.KeepLogs(needed):
-                self._store.needed = needed
+            case m.KeepLogs(needed, is_last):
+                self._needed |= needed
+                if is_last:
+                    self._store.needed, self._needed = self._needed, {}
             case m.CloseSnapshot(snapshot_id):
                 self._close_snapshot(snapshot_id)
 

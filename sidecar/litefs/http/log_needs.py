@@ -29,7 +29,7 @@ AWAY_MAX = FOLLOWERS_MAX
 """Replicas that are remembered, those that went last; each costs up to its map of positions."""
 
 DATABASES_MAX = 4096
-"""Those that are furthest behind: with names of 255 bytes and all replicas in each, it fits a message of the link."""
+"""Those that are furthest behind: with the longest names and all replicas in each, 3.5 MB to say."""
 
 Positions = Mapping[str, int]
 """TXIDs by database."""

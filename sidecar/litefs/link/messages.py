@@ -137,9 +137,11 @@ class KeepLogs(msgspec.Struct, frozen=True, tag="keep-logs"):
     """Replicas that are behind need the images behind these transactions. Takes the place of what was said before.
 
     `needed`: by database, ascending; databases that nobody needs old images of are not in it.
+    `is_last`: what was said is complete; else the next message goes on with other databases.
     """
 
     needed: dict[str, list[int]]
+    is_last: bool = True
 
 
 class CloseSnapshot(msgspec.Struct, frozen=True, tag="close-snapshot"):

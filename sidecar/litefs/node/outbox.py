@@ -1,11 +1,13 @@
 """What is said to the filesystem process by threads that must not wait for it: the event loop of the HTTP API.
 
-Strategy: a thread of its own sends it, when there is room for it. A filesystem process that hangs makes that thread
-wait and nobody else.
+Strategy: a thread of its own sends it, when there is room for it, in pieces for which there is room then. A filesystem
+process that hangs makes that thread wait and nobody else.
 """
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 
 from litefs.errors import LinkClosedError
 from litefs.link.messages import CloseSnapshot, KeepLogs, SetListening
@@ -15,6 +17,9 @@ Note = SetListening | KeepLogs | CloseSnapshot
 
 ROOM_CHECK_S = 0.05
 """How often it looks whether there is room where there was none."""
+
+PIECE_DATABASES = 64
+"""With the longest names and all replicas behind in each, 54 KB. A socket of Linux that has room has 150 KB."""
 
 
 class Outbox:
@@ -38,12 +43,25 @@ class Outbox:
             self._changed.notify()
 
     def _send(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._notes)
-                note = self._notes.pop(next(iter(self._notes)))
-            try:
-                while not self._link.offer(note):
-                    time.sleep(ROOM_CHECK_S)
-            except LinkClosedError:
-                return
+        with suppress(LinkClosedError):
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._notes)
+                    note = self._notes.pop(next(iter(self._notes)))
+                for piece in _pieces(note):
+                    self._offer(piece)
+
+    def _offer(self, piece: Note) -> None:
+        while not self._link.offer(piece):
+            time.sleep(ROOM_CHECK_S)
+
+
+def _pieces(note: Note) -> Iterator[Note]:
+    if not isinstance(note, KeepLogs):
+        yield note
+        return
+    names = list(note.needed)
+    while len(names) > PIECE_DATABASES:
+        yield KeepLogs({name: note.needed[name] for name in names[:PIECE_DATABASES]}, is_last=False)
+        del names[:PIECE_DATABASES]
+    yield KeepLogs({name: note.needed[name] for name in names})

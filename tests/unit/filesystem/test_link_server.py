@@ -346,6 +346,10 @@ def test_a_lost_disk_is_no_rejection(replica: Link, tmp_path: Path) -> None:
 
 def test_what_replicas_need_is_noted_and_the_newest_word_counts(link: Link) -> None:
     link.greet()
+    assert link.ask(m.KeepLogs({"a.db": [3, 7]}, is_last=False)) == []
+    assert link.mount.store.needed == {}
+    assert link.ask(m.KeepLogs({"b.db": [1]})) == []
+    assert link.mount.store.needed == {"a.db": [3, 7], "b.db": [1]}
     assert link.ask(m.KeepLogs({"a.db": [3, 7]})) == []
     assert link.mount.store.needed == {"a.db": [3, 7]}
     link.ask(m.KeepLogs({}))

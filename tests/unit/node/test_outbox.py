@@ -2,11 +2,13 @@
 
 import socket
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from litefs.link import messages as m
 from litefs.link.channel import MessageDecoder
 from litefs.node.link_client import LinkClient
-from litefs.node.outbox import Note, Outbox
+from litefs.node.outbox import Outbox
 from tests.unit.node.fake_duties import eventually
 
 TIMEOUT_S = 30.0
@@ -28,12 +30,31 @@ def test_a_filesystem_process_that_hangs_is_told_later_in_order_and_of_each_kind
         for txid in range(100):
             outbox.put(m.KeepLogs({"a.db": [txid]}))
 
-        heard = _hear(theirs, m.KeepLogs({"a.db": [99]}))
+        heard = _hear(theirs, lambda note: note == m.KeepLogs({"a.db": [99]}))
     of_listening = [note for note in heard if isinstance(note, m.SetListening)]
     assert len(of_listening) <= 2  # one may have been on its way already
     assert of_listening[-1] == m.SetListening(True)
     others = [note for note in heard if not isinstance(note, m.SetListening)]
     assert others == [m.CloseSnapshot(1), m.CloseSnapshot(2), m.KeepLogs({"a.db": [99]})]
+
+
+def test_a_large_note_keeps_nobody_else_from_sending_while_the_filesystem_process_hangs() -> None:
+    needed = {f"{number}.db": list(range(1 << 40, (1 << 40) + 8)) for number in range(4096)}
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor(1) as pool:
+        link = LinkClient(ours, lambda _event: None, lambda: None)
+        outbox = Outbox(link)
+        outbox.start()
+        outbox.put(m.KeepLogs(needed))
+        eventually(lambda: not link._poller.poll(0))
+        sent = pool.submit(link.send, m.SetRole(1.0))  # as a renewal of the lease does
+        try:
+            sent.result(TIMEOUT_S)
+        finally:
+            heard = _hear(theirs, lambda note: isinstance(note, m.KeepLogs) and note.is_last)
+    pieces = [note for note in heard if isinstance(note, m.KeepLogs)]
+    assert {name: txids for piece in pieces for name, txids in piece.needed.items()} == needed
+    assert [piece.is_last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 
 
 def test_it_ends_with_the_link() -> None:
@@ -52,11 +73,11 @@ def test_it_ends_with_the_link() -> None:
         assert not thread.is_alive()
 
 
-def _hear(link: socket.socket, last: Note) -> list[m.NodeMessage]:
-    """Returns what comes through `last`, but for the questions that filled the socket."""
+def _hear(link: socket.socket, is_last: Callable[[m.NodeMessage], bool]) -> list[m.NodeMessage]:
+    """Returns what comes through the last one, but for the questions that filled the socket."""
     link.settimeout(TIMEOUT_S)
     decoder = MessageDecoder[m.NodeMessage](m.NodeMessage)
     heard: list[m.NodeMessage] = []
-    while last not in heard:
+    while not any(map(is_last, heard)):
         heard += [message for message in decoder.feed(link.recv(4096)) if not isinstance(message, m.Ping)]
     return heard
