@@ -5,16 +5,19 @@ so each module can be run alone, and in any order.
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
-from e2e.commands import run
-from e2e.kubectl import Kubectl
+from e2e.commands import run, wait_until
+from e2e.kubectl import READY_TIMEOUT_S, Kubectl
 from e2e.tools import REPOSITORY
 
 NAMESPACE = "litefs-system"
 RELEASE = "litefs"
 OPERATOR = "litefs-operator"
+OPERATORS = "app.kubernetes.io/component=operator"
+"""Its pods."""
 CONSUL = "litefs-consul"
 CHART = REPOSITORY / "charts" / "litefs"
 
@@ -61,6 +64,27 @@ class Installation:
         """Returns when the operator runs as its Deployment says."""
         words = ["rollout", "status", f"deployment/{OPERATOR}", f"--timeout={_INSTALL_TIMEOUT_S:.0f}s"]
         self.kubectl(*words, timeout_s=_INSTALL_TIMEOUT_S + 10)
+
+    def operators(self, field: str = "name") -> set[str]:
+        """Returns a field of the metadata of each pod of the operator."""
+        path = f"jsonpath={{.items[*].metadata.{field}}}"
+        return set(self.kubectl("get", "pods", "--selector", OPERATORS, "-o", path).split())
+
+    def certificates(self) -> dict[str, int]:
+        """Returns how many certificates each pod of the operator has loaded from its Secret so far."""
+        return {pod: self.kubectl.log(pod, "operator").count("certificate loaded") for pod in self.operators()}
+
+    def wait_certificates(self, before: dict[str, int]) -> None:
+        """Returns when all have loaded one more than there were `before`."""
+        # Whatever changes in a pod has the kubelet look at its Secrets now, and not within a minute.
+        changed = f"e2e/rotated={time.monotonic()}"
+        self.kubectl("annotate", "pods", "--selector", OPERATORS, changed, "--overwrite")
+
+        def have_loaded() -> bool:
+            # One that ended meanwhile is not among them.
+            return all(loaded_n > before.get(pod, 0) for pod, loaded_n in self.certificates().items())
+
+        wait_until("all operators with the new certificate", have_loaded, timeout_s=READY_TIMEOUT_S)
 
     def helm(self, *words: str | Path, stdin: str = "") -> str:
         """Returns what Helm printed.

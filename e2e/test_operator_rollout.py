@@ -12,8 +12,6 @@ from e2e.installation import OPERATOR, Installation
 from e2e.kubectl import READY_TIMEOUT_S, Kubectl
 from e2e.target import Target
 
-OPERATORS = "app.kubernetes.io/component=operator"
-
 
 @pytest.fixture(scope="module")
 def blog(kubectl: Kubectl, target: Target, installation: Installation) -> Blog:
@@ -34,18 +32,11 @@ def test_a_rolling_restart_refuses_no_pod(blog: Blog, installation: Installation
 
 def test_a_new_certificate_refuses_no_pod(blog: Blog, installation: Installation, figures: Figures) -> None:
     creations = Creations(blog.kubectl, blog.image)
-    loaded_n = {pod: _certificates(installation, pod) for pod in _operators(installation, "name")}
+    loaded_n = installation.certificates()
     with creations.going_on():
         start_s = time.monotonic()
         installation.install(webhook={"certificates": {"generation": int(time.time())}})
-        # Whatever changes in a pod has the kubelet look at its Secrets now, and not within a minute.
-        installation.kubectl("annotate", "pods", "--selector", OPERATORS, f"e2e/rotated={start_s}", "--overwrite")
-
-        def have_loaded() -> bool:
-            operators = _operators(installation, "name")  # one that ended meanwhile is not among them
-            return all(_certificates(installation, pod) > loaded_n.get(pod, 0) for pod in operators)
-
-        wait_until("both operators with the new certificate", have_loaded, timeout_s=READY_TIMEOUT_S)
+        installation.wait_certificates(loaded_n)
         took_s = time.monotonic() - start_s
         creations.wait_enough()
     refused = f"{len(creations.refusals)} of {creations.done_n} pods refused"
@@ -55,7 +46,7 @@ def test_a_new_certificate_refuses_no_pod(blog: Blog, installation: Installation
 
 def test_changed_values_roll_the_operator_and_no_application(blog: Blog, installation: Installation) -> None:
     uids = {pod: blog.uid(pod) for pod in PODS}
-    operators = _operators(installation, "uid")
+    operators = installation.operators("uid")
     with blog.client(RW_URL):
         before_n = len(blog.answers())
         installation.install(operator={"debug": True})
@@ -63,23 +54,12 @@ def test_changed_values_roll_the_operator_and_no_application(blog: Blog, install
         answers = blog.answers()
     # Helm waits for the new ones, not for the end of the old ones.
     are_replaced = "the end of the old operator's pods"
-    wait_until(are_replaced, lambda: not operators & _operators(installation, "uid"), timeout_s=READY_TIMEOUT_S)
+    wait_until(are_replaced, lambda: not operators & installation.operators("uid"), timeout_s=READY_TIMEOUT_S)
     assert {pod: blog.uid(pod) for pod in PODS} == uids
     assert all(set(blog.kubectl.restarts(pod).values()) == {0} for pod in PODS)
     assert [answer for answer in answers if answer.code != 200] == []
     installation.install()
     blog.wait_running()
-
-
-def _operators(installation: Installation, field: str) -> set[str]:
-    """A field of the metadata of each operator."""
-    path = f"jsonpath={{.items[*].metadata.{field}}}"
-    return set(installation.kubectl("get", "pods", "--selector", OPERATORS, "-o", path).split())
-
-
-def _certificates(installation: Installation, pod: str) -> int:
-    """How many certificates an operator has loaded so far."""
-    return installation.kubectl.log(pod, "operator").count("certificate loaded")
 
 
 def test_the_chart_tests_itself(installation: Installation) -> None:
