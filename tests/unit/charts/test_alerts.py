@@ -4,6 +4,7 @@ A case is what Prometheus has scraped every 15 seconds, in the notation of `prom
 `_x3` three scrapes in which nothing came, and `stale` what Prometheus writes when a target, or a series of it, is gone.
 """
 
+import json
 import os
 import subprocess
 from dataclasses import dataclass
@@ -358,6 +359,15 @@ def document(rules: Path, case: Case) -> Manifest:
 
 def test_prometheus_takes_the_rules(promtool: Path, rules: Path) -> None:
     run(promtool, "check", "rules", rules)
+
+
+def test_prometheus_takes_the_queries_of_the_dashboard(promtool: Path, tmp_path: Path) -> None:
+    panels = json.loads((CHART / "files" / "dashboard.json").read_text())["panels"]
+    queries = [target["expr"].replace("$__rate_interval", "1m") for panel in panels for target in panel["targets"]]
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    run(promtool, "check", "rules", path)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
