@@ -47,18 +47,26 @@ class CertManager:
 
     def renew(self, certificate: str) -> None:
         """Does what `cmctl renew` does, and returns when there is another certificate."""
-        status = self._kubectl.get("certificate", certificate)["status"]
-        conditions = [one for one in status["conditions"] if one["type"] != "Issuing"]
+        before_n = self.issued_n(certificate)
+        conditions = self._kubectl.get("certificate", certificate)["status"]["conditions"]
         issuing = {"type": "Issuing", "status": "True", "reason": "ManuallyTriggered", "message": "by a test"}
         issuing["lastTransitionTime"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        patch = json.dumps({"status": {"conditions": [*conditions, issuing]}})
+        others = [condition for condition in conditions if condition["type"] != "Issuing"]
+        patch = json.dumps({"status": {"conditions": [*others, issuing]}})
         self._kubectl("patch", "certificate", certificate, "--subresource=status", "--type=merge", "--patch", patch)
+        self.wait_issued(certificate, before_n)
 
-        def is_renewed() -> bool:
-            now = self._kubectl.get("certificate", certificate)["status"]
-            return int(now.get("revision", 0)) > int(status.get("revision", 0))
+    def wait_issued(self, certificate: str, before_n: int) -> None:
+        """Returns when a certificate was issued once more than `before_n` times."""
 
-        wait_until(f"another certificate {certificate}", is_renewed, timeout_s=READY_TIMEOUT_S)
+        def is_issued() -> bool:
+            return self.issued_n(certificate) > before_n
+
+        wait_until(f"another certificate {certificate}", is_issued, timeout_s=READY_TIMEOUT_S)
+
+    def issued_n(self, certificate: str) -> int:
+        """Returns how often a certificate was issued."""
+        return int(self._kubectl.get("certificate", certificate)["status"].get("revision", 0))
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +129,10 @@ def test_cert_manager_takes_over_from_helm_and_no_pod_is_refused(
 def test_another_issuer_takes_over_and_no_pod_is_refused(
     own_installation: Installation, cert_manager: CertManager, creations: Creations, figures: Figures
 ) -> None:
-    loaded_n = own_installation.certificates()
+    loaded_n, issued_n = own_installation.certificates(), cert_manager.issued_n(CERTIFICATE)
     with cert_manager.running():
         own_installation.install(webhook=BY_CERT_MANAGER)
+        cert_manager.wait_issued(CERTIFICATE, issued_n)
         own_installation.wait_certificates(loaded_n)
         creations.wait_enough()
     tell(figures, "certificate by a CA of the release in place of the issuer", creations)
