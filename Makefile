@@ -6,6 +6,7 @@ BIN := .venv/bin
 DURATION ?= 600
 ROOT ?= build/chaos
 ENGINE ?= docker
+WORKERS ?= 2
 VERSION := $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' sidecar/litefs/version.py)
 SOURCES := sidecar operator tests $(wildcard bench demo e2e charts)
 
@@ -20,12 +21,12 @@ setup: .venv/.complete ## install what is missing and build .venv/ with the lite
 	@scripts/setup
 	@touch $@
 
-test: lint ## the whole test suite: style, types, layers, unit, faults, mounts
+test: lint ## the whole test suite: style, types, layers, unit, faults, mounts; WORKERS=0 for one process
 	@scripts/setup --sqlite-suite
 	@timeout 1800 scripts/consul >/dev/null || echo "the tests that need Consul will be skipped"
 	@timeout 1800 scripts/helm >/dev/null || echo "the tests that need Helm will be skipped"
 	@timeout 300 scripts/promtool >/dev/null || echo "the tests of the alerts will be skipped"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup ## ruff, format, mypy --strict, import layers
 	$(BIN)/ruff check $(SOURCES)
