@@ -5,6 +5,7 @@ order to keep.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,7 @@ def commands(node: Node) -> dict[str, list[str]]:
             *(f"--root-dir={KUBELET_ROOT}", f"--hostname-override={node.name}", f"--node-ip={node.address}"),
         ],
         "kube-proxy": [_program("kube-proxy"), f"--config={node.state}/proxy.yaml"],
+        "enforcer": [sys.executable, "-m", "e2e.enforcer", node.address],
     }
     return {**_control_plane(), **own} if node == NODE1 else own
 

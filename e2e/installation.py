@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from charts import generated
 from e2e.commands import run, wait_until
 from e2e.kubectl import READY_TIMEOUT_S, Kubectl
 from e2e.tools import REPOSITORY
@@ -55,6 +56,13 @@ class Installation:
             "-",
         ]
         self.helm(*words, f"--timeout={_INSTALL_TIMEOUT_S:.0f}s", stdin=json.dumps(self._image_values() | values))
+
+    def render(self, release: str, namespace: str, *words: str) -> str:
+        """Returns manifests of the chart for another release. Args: words: more of `helm template`."""
+        values = ["--kube-version", generated.KUBERNETES, "--values", "-", *words]
+        return self.helm(
+            "template", release, CHART, "--namespace", namespace, *values, stdin=json.dumps(self._image_values())
+        )
 
     def uninstall(self) -> None:
         """Uninstalls the release, and returns when its pods are gone."""
