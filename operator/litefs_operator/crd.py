@@ -53,6 +53,13 @@ class SecretKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityKey(SecretKey):
+    """One whose value is the certificate of an authority."""
+
+    key: str = described("Key in the Secret.", default="ca.crt", minLength=1, maxLength=253)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Consul:
     """The lease in Consul."""
 
@@ -85,7 +92,7 @@ class Consul:
     token_secret_ref: SecretKey | None = described(
         "ACL token of Consul; it needs key:write and session:write.", default=None
     )
-    ca_secret_ref: SecretKey | None = described("CA that signed Consul's certificate, as PEM.", default=None)
+    ca_secret_ref: AuthorityKey | None = described("CA that signed Consul's certificate, as PEM.", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -259,6 +259,12 @@ def test_secrets_of_consul_are_named_and_not_copied(pod: Pod) -> None:
     assert volume["secret"]["items"] == [{"key": "tls.crt", "path": "ca.crt"}]
 
 
+def test_the_authority_of_consul_is_where_such_secrets_have_it(pod: Pod) -> None:
+    injected = run(pod, {"lease": {"consul": {"caSecretRef": {"name": "ca"}}}})
+    volume = next(entry for entry in injected.pod["spec"]["volumes"] if entry["name"] == "litefs-consul-ca")
+    assert volume["secret"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}]
+
+
 def test_data_may_be_ephemeral_where_the_cluster_says_so(pod: Pod) -> None:
     del pod["spec"]["volumes"]
     injected = run(pod, {"data": {"allowEphemeral": True}})
