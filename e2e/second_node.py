@@ -10,7 +10,7 @@ is after a loss of power, too: an address of a machine that is off is not refuse
 import shutil
 
 from e2e import cluster, images
-from e2e.commands import run
+from e2e.commands import run, succeeds
 from e2e.components import PAUSE_IMAGE
 from e2e.kubectl import Kubectl
 from e2e.layout import NODE1, NODE2, Node
@@ -31,16 +31,17 @@ class SecondNode:
 
     def cut_off(self) -> None:
         """Nothing gets from one node to the other any more."""
-        for node, interface in _ENDS:
-            run([*_inside(node), "iptables", "-t", "raw", "-I", "PREROUTING", "-i", interface, "-j", "DROP"])
+        for node in (NODE1, NODE2):
+            run(_filter("-I", node))
 
     def reconnect(self) -> None:
         """Undoes `cut_off`."""
-        for node, interface in _ENDS:
-            run([*_inside(node), "iptables", "-t", "raw", "-D", "PREROUTING", "-i", interface, "-j", "DROP"])
+        for node in (NODE1, NODE2):
+            run(_filter("-D", node))
 
     def power_off(self) -> None:
-        """Ends everything on it at once."""
+        """Ends everything on it at once; nobody hears of the end of a connection."""
+        self.cut_off()
         cluster.power_off(NODE2)
 
     def boot(self) -> None:
@@ -57,11 +58,19 @@ class SecondNode:
         shutil.rmtree(NODE2.state, ignore_errors=True)
 
 
-_ENDS = ((NODE1, NODE2.name), (NODE2, "eth0"))
-"""Of the link: a node, and its interface there."""
+_INTERFACES = {NODE1.name: NODE2.name, NODE2.name: "eth0"}
+"""The ends of the link, by node."""
+
+
+def _filter(action: str, node: Node) -> list[str]:
+    rule = ["PREROUTING", "-i", _INTERFACES[node.name], "-j", "DROP"]
+    return [*_inside(node), "iptables", "-t", "raw", action, *rule]
 
 
 def _connect() -> None:
+    # What a loss of power has left.
+    succeeds(_filter("-D", NODE1))
+    succeeds([*_inside(NODE1), "ip", "link", "delete", NODE2.name])
     link = ["ip", "link", "add", NODE2.name, "type", "veth", "peer", "name", "eth0"]
     run([*_inside(NODE1), *link, "netns", str(cluster.init_pid(NODE2))])
     for command in (
