@@ -142,7 +142,7 @@ def test_databases_are_cached_by_name_for_an_hour_and_by_attribute_for_a_second(
     assert (entry.entry_timeout, entry.attr_timeout) == (NAME_TIMEOUT_S, ATTRIBUTE_TIMEOUT_S) == (3600.0, 1.0)
 
 
-@pytest.mark.parametrize("kind", sorted(SPECIAL_KINDS, key=lambda kind: kind.name))
+@pytest.mark.parametrize("kind", sorted(SPECIAL_KINDS, key=str))
 def test_nothing_is_cached_of_what_the_server_changes_by_itself(kind: Kind) -> None:
     entry = table().special(kind, "name").entry(0)
     assert (entry.entry_timeout, entry.attr_timeout) == (0.0, 0.0)
