@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from litefs_operator.builders.services import disruption_budget, rw_service, services
 from litefs_operator.events import EventType
+from litefs_operator.node_client import Silence
 from litefs_operator.reconcile.conditions import Condition, conditions_of
 from litefs_operator.reconcile.observed import KeptBudget, LeaseState, Manifest, Memory, Observation
 from litefs_operator.reconcile.primary import FREE_HOLD_S, Primary, find_primary
@@ -139,11 +140,18 @@ def _node_labels(seen: Observation) -> Iterator[tuple[str, str]]:
 
 
 def _role_labels(seen: Observation, primary: Primary, node_labels: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Yields the roles, of nodes that ever answered. Pods of Jobs get none: they are not drained one by one."""
+    """Yields the roles, of nodes that ever answered. Pods of Jobs get none: they are not drained one by one.
+
+    A primary that is out of reach keeps its role: on a machine that is gone it would get readers of -ro, for Kubernetes
+    takes its pod for ready still.
+    """
     if not primary.is_settled:
         return
     for member in seen.members:
         role = "primary" if member is primary.member else "replica"
+        probe = seen.fresh(member)
+        if member.role == "primary" and probe is not None and probe.silence is Silence.UNREACHABLE:
+            continue
         if (member.node or member.name in node_labels) and not member.is_job and member.role != role:
             yield member.name, role
 

@@ -52,7 +52,7 @@ def _phase(primary: Primary, ready: Condition, counted: list[Member]) -> str:
 
 def _node_count(seen: Observation, counted: list[Member]) -> str:
     """Counts a pod that ends as one that is not ready: on a machine that is gone, it stays so, and has no successor."""
-    ending_n = sum(member.is_ending and not (member.is_over or member.is_job) for member in seen.members)
+    ending_n = sum(member.is_ending and not member.is_job for member in seen.members)
     return f"{sum(_is_ready(seen, member) for member in counted)}/{len(counted) + ending_n}"
 
 

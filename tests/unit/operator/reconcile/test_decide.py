@@ -247,6 +247,12 @@ def test_a_budget_that_a_deleted_cluster_of_the_same_name_left_is_taken_over(own
     assert "spec" not in patch
 
 
+def test_a_primary_that_is_out_of_reach_gets_no_readers_when_another_one_has_the_lease() -> None:
+    lost = seen(lease=held_by(1), probes={0: silence()})
+    assert decide(lost).role_labels == {"blog-1": "primary"}
+    assert decide(seen(lease=held_by(1), probes={0: silence(Silence.DENIED)})).role_labels["blog-0"] == "replica"
+
+
 def test_the_budget_counts_more_nodes_at_once_and_fewer_when_they_stay_away() -> None:
     four = seen(members=map(member, range(4)))
     more = decide(four)
@@ -288,11 +294,7 @@ def test_the_budget_does_not_count_a_pod_that_ends_beside_its_successor() -> Non
 
 
 def test_pods_of_jobs_are_not_counted_and_pods_that_end_are_not_ready() -> None:
-    ending = [
-        member(3, is_ending=True),
-        member(4, is_ending=True, is_over=True),
-        member(5, is_ending=True, is_job=True),
-    ]
+    ending = [member(3, is_ending=True), member(4, is_ending=True, is_job=True)]
     members = [member(0), member(1), member(2, is_job=True), *ending]
     decision = decide(seen(members=members, memory=Memory(), budgets=()))
     assert decision.budget.create is not None
