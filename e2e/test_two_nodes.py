@@ -107,6 +107,7 @@ def test_another_machine_takes_over_and_the_lost_one_follows_when_it_is_back(
             bring_back(second)
         wait_until("the lost node to be heard", lambda: told_of_wanderer(blog)["ready"], timeout_s=READY_TIMEOUT_S)
         figures(f"{bring_back.__name__} → the old primary follows", time.monotonic() - back_s)
+        wait_until("its readers", lambda: blog.address(WANDERER) in blog.addresses("ro"), timeout_s=READY_TIMEOUT_S)
         blog.wait_running()
         wait_until("the log of a client there", lambda: bool(blog.answers(BESIDE)), timeout_s=READY_TIMEOUT_S)
         through_rw, beside = blog.answers(), blog.answers(BESIDE)
@@ -184,6 +185,7 @@ def check_while_lost(blog: Blog) -> None:
             and (status["phase"], status["nodeCount"]) == ("Degraded", "2/3")
             and (told["PrimaryElected"], told["ReplicasSynced"], told["Ready"]) == ("True", "Unknown", "Unknown")
             and blog.addresses("rw") == {blog.address(primary)}
+            and blog.addresses("ro") == {blog.address(pod) for pod in PODS if pod not in (primary, WANDERER)}
         )
 
     wait_until("the new primary, and a node that is silent", is_told, timeout_s=READY_TIMEOUT_S)
