@@ -110,7 +110,9 @@ def test_a_watch_goes_on_while_the_node_is_away_and_ends_when_it_is_interrupted(
     with ThreadingHTTPServer(("127.0.0.1", 0), _answering(document)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
-        command = [sys.executable, "-m", "litefs", "status", "-url", url, "-watch", "-interval", "0.1"]
+        # What a shell without job control runs in the background ignores SIGINT, and so do its children.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "litefs", "status", "-url", url]
+        command += ["-watch", "-interval", "0.1"]
         environment = os.environ | {"PYTHONPATH": str(Path(litefs.__file__).parents[1])}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as watcher:
             assert watcher.stdout is not None
