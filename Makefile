@@ -26,7 +26,7 @@ test: lint ## the whole test suite: style, types, layers, unit, faults, mounts; 
 	@timeout 1800 scripts/consul >/dev/null || echo "the tests that need Consul will be skipped"
 	@timeout 1800 scripts/helm >/dev/null || echo "the tests that need Helm will be skipped"
 	@timeout 300 scripts/promtool >/dev/null || echo "the tests of the alerts will be skipped"
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff, format, mypy --strict, import layers
 	$(BIN)/ruff check $(SOURCES)

@@ -91,6 +91,7 @@ def test_a_replica_that_the_network_lost_is_dropped_within_five_seconds(tmp_path
     primary.config_path.write_text(text.replace(f'addr: "127.0.0.1:{primary.port}"', f'addr: ":{primary.port}"'))
     primary.start()
     try:
+        await_true(lambda: "HTTP API at" in primary.log_text(), "it listens")  # its mount is there before
         command = ["nsenter", f"--net=/run/netns/{network.name}", sys.executable, "-c", FOLLOW, str(primary.port)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as follower:
             assert follower.stdout is not None
